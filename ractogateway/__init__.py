@@ -1,0 +1,52 @@
+"""Exact cache, token-budget rate limiter and chat memory in Redis, for LLM services that run on more than one machine.
+
+Importing this package needs no extra and loads nothing heavy: its parts are loaded when they are first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ractogateway import cache, errors, messages, openai_developer_kit, prompts, redis
+    from ractogateway.errors import RactoGatewayError
+    from ractogateway.messages import ChatConfig, LLMResponse, Message
+    from ractogateway.prompts import RactoPrompt
+
+__all__ = [
+    "ChatConfig",
+    "LLMResponse",
+    "Message",
+    "RactoGatewayError",
+    "RactoPrompt",
+    "cache",
+    "errors",
+    "messages",
+    "openai_developer_kit",
+    "prompts",
+    "redis",
+]
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "ChatConfig": "messages",
+    "LLMResponse": "messages",
+    "Message": "messages",
+    "RactoGatewayError": "errors",
+    "RactoPrompt": "prompts",
+}
+_PACKAGES = frozenset(__all__) - frozenset(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f"ractogateway.{_HOME_OF[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"ractogateway.{name}")
+    raise AttributeError(f"module 'ractogateway' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,99 @@
+"""Argument checks shared by every public method: one wording, before anything is written.
+
+A message names the argument, what was wrong and what would be right. It shows a value only where that value is a number
+or the name of a type: ids and texts are private.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ractogateway.errors import InvalidTypeError, InvalidValueError
+
+MAX_TOKENS = 2**53 - 1
+"""The largest integer that Redis's Lua (a double) holds exactly."""
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "model", "tool", "function"})
+
+_MIN_TTL_SECONDS = 0.001
+_MAX_TTL_SECONDS = 100 * 365 * 86_400.0
+
+
+def check_text(name: str, value: object) -> str:
+    """Any string, the empty one included."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{name} must be a str, not {type(value).__name__}")
+    return value
+
+
+def check_id(name: str, value: object) -> str:
+    """Any non-empty string, whatever characters it holds."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{name} must be a non-empty str, not {type(value).__name__}")
+    if not value:
+        raise InvalidValueError(f"{name} must not be empty")
+    return value
+
+
+def check_role(value: object) -> str:
+    """One of the known roles, as a plain ``str``."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"role must be a str, not {type(value).__name__}")
+    if value not in ROLES:
+        # A role of at most a word is shown; anything longer may be text that landed in the wrong argument.
+        shown = f" ({value!r})" if value.isascii() and value.isalpha() and len(value) <= 16 else ""
+        raise InvalidValueError(f"role is not known{shown}; known roles are {', '.join(sorted(ROLES))}")
+    return str(value)
+
+
+def check_tokens(name: str, value: object, *, minimum: int = 1) -> int:
+    """A token count: an int from ``minimum`` to 2**53 - 1. A bool is not an int here."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not minimum <= value <= MAX_TOKENS:
+        shown = str(value) if abs(value) <= 2**64 else f"an int of {value.bit_length()} bits"
+        raise InvalidValueError(f"{name} must be from {minimum} to 2**53 - 1, not {shown}")
+    return value
+
+
+def check_ttl(name: str, value: object) -> float | None:
+    """Seconds a value lives, at least a millisecond; None for no end."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number of seconds or None, not {type(value).__name__}")
+    if math.isnan(value) or not _MIN_TTL_SECONDS <= value <= _MAX_TTL_SECONDS:
+        raise InvalidValueError(f"{name} must be from 0.001 seconds to 100 years, or None for no end, not {value!r}")
+    return float(value)
+
+
+def check_temperature(value: object) -> float:
+    """Any finite number: which ones make sense is the provider's business."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"temperature must be a number, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise InvalidValueError(f"temperature must be finite, not {value!r}")
+    return float(value)
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds as whole milliseconds, never zero: Redis takes a TTL of 0 for "delete"."""
+    return max(1, round(seconds * 1000))
+
+
+def check_key_prefix(value: object) -> str:
+    """A non-empty string that leaves the hash tag of our keys in force.
+
+    In a cluster, ``{…}`` chooses the slot. A prefix may bring a tag of its own (all its keys then share that slot), but an
+    empty one makes Redis hash whole keys, and one user's keys would no longer live together.
+    """
+    prefix = check_id("key_prefix", value)
+    start = prefix.find("{")
+    if start >= 0 and prefix[start + 1 : start + 2] == "}":
+        raise InvalidValueError("key_prefix must not open with an empty hash tag '{}'")
+    return prefix
+
+
+def check_revision(name: str, value: object) -> int | None:
+    """A conversation's revision, 0 for one that was never written to; None for any."""
+    return None if value is None else check_tokens(name, value, minimum=0)

@@ -1,0 +1,206 @@
+"""The values that users see: what goes to a model, what comes back.
+
+Conversation text is left out of every ``repr`` and of every validation error here, so that a prompt or an answer never
+reaches a log through one of them; lengths are shown instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ractogateway.prompts import RactoPrompt
+
+__all__ = [
+    "ChatConfig",
+    "FinishReason",
+    "LLMResponse",
+    "Message",
+    "MessageRole",
+    "StreamChunk",
+    "ToolCall",
+    "ToolCallResult",
+    "Usage",
+]
+
+
+class FinishReason(StrEnum):
+    """Why the model stopped."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class MessageRole(StrEnum):
+    """Who speaks. ``model`` is Gemini's word for the assistant; ``function`` is OpenAI's older word for a tool."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    MODEL = "model"
+    TOOL = "tool"
+    FUNCTION = "function"
+
+
+def _size(value: object) -> str:
+    """What a repr says in place of private content."""
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return f"<{len(value)} characters>"
+    if isinstance(value, (list, tuple, dict)):
+        return f"<{len(value)} items>"
+    return f"<{type(value).__name__}>"
+
+
+class _Private(BaseModel):
+    """A model some of whose fields hold conversation text; ``_public`` names the ones that a repr may show."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    _public: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name in type(self).model_fields:
+            value = getattr(self, name, None)
+            if name in self._public:
+                yield name, value
+            elif value is not None and not (isinstance(value, (str, list, dict)) and not value):
+                yield name, _Verbatim(_size(value))
+        for name, value in (self.__pydantic_extra__ or {}).items():
+            yield name, _Verbatim(_size(value))
+
+
+class _Verbatim(str):
+    """A string whose repr is itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Usage(BaseModel):
+    """Token counts as the provider billed them. ``cached_tokens`` is part of the prompt's, ``reasoning_tokens`` of the
+    completion's."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class ToolCall(_Private):
+    """A tool the model wants called.
+
+    ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it, which is what goes
+    back to the provider, and the only thing left when the model wrote something that is not a JSON object.
+    """
+
+    _public: ClassVar[frozenset[str]] = frozenset({"id", "name"})
+
+    id: str
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments_json: str = ""
+
+
+ToolCallResult = ToolCall
+"""The documented name of `ToolCall`."""
+
+
+class Message(_Private):
+    """One message of a conversation, in the provider's shape: unknown fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True, use_enum_values=True)
+    _public: ClassVar[frozenset[str]] = frozenset({"role"})
+
+    role: MessageRole
+    content: str | list[dict[str, Any]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The provider's shape: ``role``, ``content`` and whatever else was given."""
+        return {**self.model_dump(mode="json"), **(self.__pydantic_extra__ or {})}
+
+
+class LLMResponse(_Private):
+    """A model's answer.
+
+    On a cache hit ``cached`` is True, ``usage`` is zero (nothing was billed) and ``saved_usage`` holds what the stored
+    answer had cost. ``raw`` is the provider's own object; it is never cached.
+    """
+
+    _public: ClassVar[frozenset[str]] = frozenset({"finish_reason", "usage", "saved_usage", "cached", "model"})
+
+    content: str | None = None
+    thinking: str | None = None
+    parsed: Any = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    finish_reason: FinishReason = FinishReason.STOP
+    usage: Usage = Field(default_factory=Usage)
+    raw: Any = Field(default=None, exclude=True, repr=False)
+    model: str | None = None
+    cached: bool = False
+    saved_usage: Usage | None = None
+
+    def as_hit(self) -> LLMResponse:
+        """A copy of this stored answer as a cache hands it out: marked, billed at zero, sharing nothing mutable."""
+        return self.model_copy(
+            update={"raw": None, "cached": True, "usage": Usage(), "saved_usage": self.usage}, deep=False
+        ).model_copy(deep=True)
+
+
+class StreamChunk(_Private):
+    """A piece of a streamed answer.
+
+    ``delta`` and ``thinking_delta`` are the new text, ``text`` all text so far. The last chunk has ``is_final`` set and
+    carries the whole answer as ``response``.
+    """
+
+    _public: ClassVar[frozenset[str]] = frozenset({"is_final", "finish_reason"})
+
+    delta: str = ""
+    thinking_delta: str = ""
+    text: str = ""
+    is_final: bool = False
+    finish_reason: FinishReason | None = None
+    response: LLMResponse | None = None
+
+
+class ChatConfig(_Private):
+    """One request to a kit.
+
+    ``prompt`` overrides the kit's ``default_prompt``; with neither there is no system message. ``history`` comes between
+    the system message and ``user_message``. ``tools`` are the provider's tool definitions. ``response_model`` (a pydantic
+    class) asks for structured output, which arrives in ``LLMResponse.parsed``. ``attachments`` are further content parts
+    of the user message. ``extra`` goes to the provider's API as it is.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+    _public: ClassVar[frozenset[str]] = frozenset({"temperature", "max_tokens"})
+
+    user_message: str
+    prompt: RactoPrompt | None = None
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    max_tokens: int = Field(default=4096, ge=1, strict=True)
+    history: list[Message] = Field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+    response_model: type[BaseModel] | None = None
+    attachments: list[dict[str, Any]] = Field(default_factory=list)
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("history", mode="before")
+    @classmethod
+    def _none_is_no_history(cls, value: Any) -> Any:
+        return [] if value is None else value
