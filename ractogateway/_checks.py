@@ -15,6 +15,7 @@ MAX_TOKENS = 2**53 - 1
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "model", "tool", "function"})
 
+_LONGEST_ROLE = 16
 _MIN_TTL_SECONDS = 0.001
 _MAX_TTL_SECONDS = 100 * 365 * 86_400.0
 
@@ -41,7 +42,7 @@ def check_role(value: object) -> str:
         raise InvalidTypeError(f"role must be a str, not {type(value).__name__}")
     if value not in ROLES:
         # A role of at most a word is shown; anything longer may be text that landed in the wrong argument.
-        shown = f" ({value!r})" if value.isascii() and value.isalpha() and len(value) <= 16 else ""
+        shown = f" ({value!r})" if value.isascii() and value.isalpha() and len(value) <= _LONGEST_ROLE else ""
         raise InvalidValueError(f"role is not known{shown}; known roles are {', '.join(sorted(ROLES))}")
     return str(value)
 
@@ -84,8 +85,8 @@ def milliseconds(seconds: float) -> int:
 def check_key_prefix(value: object) -> str:
     """A non-empty string that leaves the hash tag of our keys in force.
 
-    In a cluster, ``{…}`` chooses the slot. A prefix may bring a tag of its own (all its keys then share that slot), but an
-    empty one makes Redis hash whole keys, and one user's keys would no longer live together.
+    In a cluster, ``{…}`` chooses the slot. A prefix may bring a tag of its own (all its keys then share that slot), but
+    an empty one makes Redis hash whole keys, and one user's keys would no longer live together.
     """
     prefix = check_id("key_prefix", value)
     start = prefix.find("{")

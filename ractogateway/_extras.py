@@ -21,6 +21,6 @@ def import_extra(module: str, *, extra: str, needed_for: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] == module.split(".")[0]:
+        if error.name is not None and error.name.split(".")[0] == module.split(".", maxsplit=1)[0]:
             raise missing_extra(extra, needed_for) from error
         raise

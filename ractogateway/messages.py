@@ -90,7 +90,8 @@ class _Verbatim(str):
 
 class Usage(BaseModel):
     """Token counts as the provider billed them. ``cached_tokens`` is part of the prompt's, ``reasoning_tokens`` of the
-    completion's."""
+    completion's.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -181,10 +182,10 @@ class StreamChunk(_Private):
 class ChatConfig(_Private):
     """One request to a kit.
 
-    ``prompt`` overrides the kit's ``default_prompt``; with neither there is no system message. ``history`` comes between
-    the system message and ``user_message``. ``tools`` are the provider's tool definitions. ``response_model`` (a pydantic
-    class) asks for structured output, which arrives in ``LLMResponse.parsed``. ``attachments`` are further content parts
-    of the user message. ``extra`` goes to the provider's API as it is.
+    ``prompt`` overrides the kit's ``default_prompt``; with neither there is no system message. ``history`` comes
+    between the system message and ``user_message``. ``tools`` are the provider's tool definitions. ``response_model``
+    (a pydantic class) asks for structured output, which arrives in ``LLMResponse.parsed``. ``attachments`` are further
+    content parts of the user message. ``extra`` goes to the provider's API as it is.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)

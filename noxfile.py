@@ -1,0 +1,91 @@
+"""What a developer and the CI run. Every session makes its own virtual environment and installs what it needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests", "wheel"]
+nox.options.reuse_existing_virtualenvs = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+REDIS_PY = ["5.0.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """See the library do its job, on an embedded server, without a network."""
+    session.install(".[openai,embedded]")
+    session.run("python", "-m", "ractogateway", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, against every server at hand."""
+    session.install(".[all]", *group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def pythons(session: nox.Session) -> None:
+    """The suite's core on every supported Python."""
+    session.install(".[all]", *group("tests"))
+    session.run("pytest", "tests/unit", "tests/contract", "tests/transport", "-q", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("version", REDIS_PY)
+def redis_py(session: nox.Session, version: str) -> None:
+    """What touches Redis, on every supported major release of redis-py."""
+    session.install(".[all]", f"redis[hiredis]=={version}", *group("tests"))
+    session.run("pytest", "tests/contract", "tests/transport", "-q", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the rule that layers import downward only."""
+    session.install("-e", ".[all]", *group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Two type checkers: mypy over the code, pyright over the public API as its users see it."""
+    session.install("-e", ".[all]", *group("types"))
+    session.run("mypy")
+    session.run("mypy", "tests/typing")
+    session.run("pyright")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, and use it with the source out of reach."""
+    session.install("build")
+    output = Path(session.create_tmp()) / "dist"
+    session.run("python", "-m", "build", "--outdir", str(output), silent=True)
+    (built,) = output.glob("*.whl")
+    smoke_test = Path("tests", "smoke.py").resolve()
+    session.run("pip", "install", "--quiet", "--force-reinstall", "--no-deps", str(built))
+    session.install("pydantic", "anyio")
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-I", str(smoke_test), "bare")
+        session.install(f"{built}[openai,embedded]")
+        session.run("python", "-I", str(smoke_test), "full")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Timings beside those of peers, in one run. They gate nothing."""
+    session.install(".[all]", *group("bench"))
+    for script in session.posargs or sorted(path.stem for path in Path("benchmarks").glob("*.py")):
+        session.run("python", os.fspath(Path("benchmarks", f"{script}.py")))

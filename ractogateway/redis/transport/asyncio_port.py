@@ -1,0 +1,149 @@
+"""Ports for callers that await."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from ractogateway.errors import StoreTimeout, UnsupportedEventLoopError
+from ractogateway.redis.transport.call import Call, Command
+from ractogateway.redis.transport.client_port import ClientPort, perform_with_client
+from ractogateway.redis.transport.endpoint import Endpoint
+from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.link import link_for, peek_link
+from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
+from ractogateway.redis.transport.types import AsyncClient
+
+T = TypeVar("T")
+
+_BLOCKING_CALLS = 64
+"""Blocking calls that may run in worker threads of one loop at a time, apart from anyio's own 40 for everybody else."""
+
+_limiters: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway blocking calls")
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The running asyncio loop, or a clear error."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UnsupportedEventLoopError(
+            "the async classes need a running asyncio event loop (trio cannot run redis.asyncio); "
+            "outside a loop use the blocking classes"
+        ) from None
+
+
+async def in_worker_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Run a blocking function in a thread. A cancelled caller leaves at once; the thread finishes what it began."""
+    try:
+        limiter = _limiters.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_BLOCKING_CALLS)
+        _limiters.set(limiter)
+    return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=limiter)
+
+
+class _AwaitingPort(Port):
+    """What all ports of awaiting callers have in common."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
+        if inspect.iscoroutinefunction(function):
+            return cast("T", await function(*arguments))
+        result = await in_worker_thread(function, *arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
+        with anyio.move_on_after(seconds, shield=True):
+            await work()
+
+    async def aclose(self) -> None:
+        return
+
+
+class AsyncioPort(_AwaitingPort, RetryingPort):
+    """Over the link of whatever loop is running: one object serves every loop of the process."""
+
+    def __init__(self, endpoint: Endpoint, limits: TimeLimits) -> None:
+        super().__init__(limits)
+        self._endpoint = endpoint
+
+    def _connected(self) -> bool:
+        link = peek_link(running_loop(), self._endpoint)
+        return link is not None and link.connected
+
+    async def _exchange(self, commands: Sequence[Command], deadline: float) -> Exchange:
+        loop = running_loop()
+        exchange = _FutureExchange(commands, loop)
+        link_for(loop, self._endpoint).submit(exchange)
+        try:
+            async with asyncio.timeout(deadline - self.now()):
+                await exchange.woken
+        except TimeoutError:
+            sent = exchange.abandon()
+            exchange.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
+        except asyncio.CancelledError:
+            exchange.abandon()
+            raise
+        return exchange
+
+
+class _FutureExchange(Exchange):
+    __slots__ = ("woken",)
+
+    def __init__(self, commands: Sequence[Command], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(commands)
+        self.woken: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
+
+
+class AsyncClientPort(_AwaitingPort):
+    """Over a redis.asyncio client that was given: its pool, its retries, its timeouts, its loop."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def run(self, call: Call[T]) -> T:
+        running_loop()
+        return await perform_with_client(self._execute, call)
+
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        running_loop()
+        results = await asyncio.gather(*(self.run(call) for call in calls), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return list(results)
+
+    async def _execute(self, command: Command) -> Any:
+        return await self._client.execute_command(*command, NEVER_DECODE=True)
+
+
+class WorkerThreadPort(_AwaitingPort):
+    """Awaitable calls over a blocking client, each in a worker thread."""
+
+    def __init__(self, port: ClientPort) -> None:
+        self._port = port
+
+    async def run(self, call: Call[T]) -> T:
+        running_loop()
+        return await in_worker_thread(lambda: drive(self._port.run(call)))
+
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        running_loop()
+        return await in_worker_thread(lambda: drive(self._port.run_many(calls)))

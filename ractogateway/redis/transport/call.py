@@ -1,0 +1,74 @@
+"""A command on its way to Redis, as the cores see it: what to send, how to read the reply, whether it may be sent
+twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Argument = bytes | int
+Command = tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script. ``sha1`` is the name under which the server caches it."""
+
+    name: str
+    source: bytes
+    sha1: bytes
+
+    @classmethod
+    def of(cls, name: str, source: bytes) -> Script:
+        """Name a script by the SHA-1 of its source, as Redis does."""
+        return cls(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One command with its reply parser.
+
+    Attributes:
+        command: the whole command; keys and arguments are bytes, so nothing is left to an encoding.
+        keys: the keys it touches, all in one slot.
+        parse: turns the raw reply into the value that the core wants. Replies arrive as bytes, never decoded.
+        replay_safe: running it twice has the effect and the reply of running it once, so it may be sent again when the
+            outcome of the first try is unknown.
+        script: set when the command is an EVALSHA; the EVAL of the same call is sent where the server lacks the script.
+    """
+
+    command: Command
+    keys: tuple[bytes, ...]
+    parse: Callable[[Any], T]
+    replay_safe: bool
+    script: Script | None = None
+
+    def as_eval(self) -> Command:
+        """The same script call with the source instead of its SHA-1."""
+        if self.script is None:
+            raise TypeError("a plain command has no script")
+        return (b"EVAL", self.script.source, *self.command[2:])
+
+
+def script_call(
+    script: Script,
+    keys: tuple[bytes, ...],
+    arguments: Sequence[Argument],
+    parse: Callable[[Any], T],
+    *,
+    replay_safe: bool,
+) -> Call[T]:
+    """A call of a Lua script: EVALSHA, all keys declared."""
+    return Call((b"EVALSHA", script.sha1, len(keys), *keys, *arguments), keys, parse, replay_safe, script)
+
+
+def plain_call(
+    name: bytes, keys: tuple[bytes, ...], arguments: Sequence[Argument], parse: Callable[[Any], T], *, replay_safe: bool
+) -> Call[T]:
+    """A call of a plain command whose keys come before its other arguments."""
+    return Call((name, *keys, *arguments), keys, parse, replay_safe)

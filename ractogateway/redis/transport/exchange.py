@@ -1,0 +1,59 @@
+"""Commands handed to a connection together with whoever waits for their replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ractogateway.errors import StoreError
+from ractogateway.redis.transport.call import Command
+
+
+class _Unanswered:
+    def __repr__(self) -> str:
+        return "UNANSWERED"
+
+
+UNANSWERED: Final = _Unanswered()
+
+
+class Exchange:
+    """One caller's commands and, position by position, their replies.
+
+    A reply is the raw value, the exception that the server's error reply stands for, or `UNANSWERED`; where any is
+    unanswered, ``failure`` says why. The connection calls `claim` right before it sends and `finish` exactly once.
+
+    A caller that stops waiting calls `abandon`. Each side writes its own flag before it reads the other's, so that an
+    exchange that the caller reports as not sent is never sent.
+    """
+
+    __slots__ = ("abandoned", "commands", "failure", "replies", "sent")
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = commands
+        self.replies: list[Any] = [UNANSWERED] * len(commands)
+        self.failure: StoreError | None = None
+        self.sent = False
+        self.abandoned = False
+
+    def claim(self) -> bool:
+        """The connection is about to send; False when nobody waits any more."""
+        self.sent = True
+        if self.abandoned:
+            self.sent = False
+            return False
+        return True
+
+    def abandon(self) -> bool:
+        """The caller stops waiting; True when the commands may have been sent."""
+        self.abandoned = True
+        return self.sent
+
+    def finish(self, failure: StoreError | None = None) -> None:
+        """All replies are there, or ``failure`` says why not. Called in the connection's event loop."""
+        self.failure = failure
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the waiting caller go on."""
+        raise NotImplementedError

@@ -1,0 +1,116 @@
+"""What Redis and redis-py report, in the words of our error tree.
+
+The server's own text is not passed on: it may quote arguments (``ERR unknown command … with args beginning with``), and
+arguments may be prompts. Its first word, the error code, is.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from redis import exceptions as redis_errors
+
+from ractogateway.errors import (
+    AuthenticationFailed,
+    CertificateRejected,
+    NotSent,
+    OutcomeUnknown,
+    PermissionDenied,
+    StoreError,
+    StoreNotReady,
+    StoreRefused,
+    StoreTimeout,
+    WrongKeyType,
+)
+
+RETRY_LATER = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY"})
+"""Codes of a server that did not execute the command and may do so in a moment."""
+
+_NOT_READY = RETRY_LATER | {"OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE"}
+_AUTHENTICATION = frozenset({"WRONGPASS", "NOAUTH", "INVALIDPWD"})
+
+# redis-py strips the code from the text of the errors that it has classes for, so for these the class is the code.
+_CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
+    ("NoScriptError", "NOSCRIPT"),
+    ("NoPermissionError", "NOPERM"),
+    ("AuthenticationWrongNumberOfArgsError", "WRONGPASS"),
+    ("AuthenticationError", "WRONGPASS"),
+    ("ReadOnlyError", "READONLY"),
+    ("BusyLoadingError", "LOADING"),
+    ("OutOfMemoryError", "OOM"),
+    ("ClusterDownError", "CLUSTERDOWN"),
+    ("MasterDownError", "MASTERDOWN"),
+    ("TryAgainError", "TRYAGAIN"),
+    ("ClusterCrossSlotError", "CROSSSLOT"),
+)
+
+
+def server_error_code(error: Exception) -> str:
+    """The first word of the server's error, e.g. ``NOSCRIPT``; ``ERR`` where there is none."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    for name, code in _CODE_OF_CLASS:
+        if name in names:
+            return code
+    word = str(error).split(" ", 1)[0].rstrip(":")
+    return word if word.isalpha() and word.isupper() else "ERR"
+
+
+def server_error(error: Exception) -> StoreError:
+    """An error reply of the server."""
+    code = server_error_code(error)
+    if code in _NOT_READY:
+        return StoreNotReady(f"Redis cannot serve now ({code})", code=code)
+    if code in _AUTHENTICATION:
+        return AuthenticationFailed("Redis rejected the user name or password")
+    if code == "NOPERM":
+        return PermissionDenied("the ACL of Redis forbids this user a command or key that is needed")
+    if code == "WRONGTYPE":
+        return WrongKeyType("a key under this prefix holds a value of another type: does something else write there?")
+    return StoreRefused(f"Redis refused a command ({code})")
+
+
+def is_server_error(error: Exception) -> bool:
+    """Whether the server answered (with an error), as opposed to the connection failing."""
+    # redis-py derives AuthenticationError and BusyLoadingError from its ConnectionError.
+    return isinstance(
+        error, (redis_errors.ResponseError, redis_errors.AuthenticationError, redis_errors.BusyLoadingError)
+    )
+
+
+def connect_error(error: Exception) -> StoreError:
+    """A connection that could not be made."""
+    if is_server_error(error):
+        return server_error(error)
+    if _has_certificate_error(error):
+        return CertificateRejected("the TLS certificate of Redis could not be verified")
+    if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
+        return NotSent("connecting to Redis took too long")
+    return NotSent(f"could not connect to Redis ({type(error).__name__})")
+
+
+def lost_connection(error: BaseException) -> OutcomeUnknown:
+    """A connection that broke after a command was sent on it."""
+    if isinstance(error, TimeoutError):
+        return OutcomeUnknown("Redis stopped answering; the connection was given up")
+    return OutcomeUnknown(f"the connection to Redis was lost ({type(error).__name__})")
+
+
+def client_error(error: Exception) -> StoreError:
+    """A failure inside a client that was given to us: whether the command was sent is not ours to know."""
+    if is_server_error(error):
+        return server_error(error)
+    if _has_certificate_error(error):
+        return CertificateRejected("the TLS certificate of Redis could not be verified")
+    if isinstance(error, redis_errors.TimeoutError):
+        return StoreTimeout("Redis did not answer within the client's own timeout", may_have_applied=True)
+    if isinstance(error, (redis_errors.ConnectionError, OSError)):
+        return OutcomeUnknown(f"the client lost its connection to Redis ({type(error).__name__})")
+    return StoreRefused(f"the Redis client refused a command ({type(error).__name__})")
+
+
+def _has_certificate_error(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

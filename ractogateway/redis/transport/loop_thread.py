@@ -1,0 +1,133 @@
+"""The one private event-loop thread of the process, which carries the commands of all blocking callers.
+
+It starts on first use, is a daemon, is replaced in a forked child, and ends at exit: its connections are closed,
+whoever still waits is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections import deque
+from contextvars import Context
+from typing import ClassVar
+
+from ractogateway.errors import NotSent
+from ractogateway.redis.transport import endpoint as endpoints
+from ractogateway.redis.transport import link as links
+from ractogateway.redis.transport.endpoint import Endpoint
+from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.forking import immortalise
+
+_EXIT_SECONDS = 2.0
+
+
+class LoopThread:
+    """A thread that runs an event loop and takes exchanges from any other thread."""
+
+    current: ClassVar[LoopThread | None] = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._inbox: deque[tuple[Endpoint, Exchange]] = deque()
+        self._awake = False
+        self._ended = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="ractogateway-redis", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+
+    @classmethod
+    def get(cls) -> LoopThread:
+        """The thread of this process. RuntimeError where the interpreter is too far gone to start one."""
+        thread = cls.current
+        if thread is None or not thread.alive:
+            with cls._lock:
+                thread = cls.current
+                if thread is None or not thread.alive:
+                    thread = cls.current = cls()
+        return thread
+
+    @property
+    def alive(self) -> bool:
+        """Whether exchanges that are handed over now will be served."""
+        return not self._ended and self._thread.is_alive()
+
+    def hand_over(self, endpoint: Endpoint, exchange: Exchange) -> None:
+        """Queue an exchange; one wake-up of the loop serves a whole burst of them."""
+        self._inbox.append((endpoint, exchange))
+        # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.
+        if not self._awake:
+            self._awake = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain, context=Context())
+            except RuntimeError:  # closed a moment ago
+                self._refuse_inbox()
+
+    def is_connected(self, endpoint: Endpoint) -> bool:
+        """Whether a command to this endpoint would find a connection."""
+        link = links.peek_link(self._loop, endpoint)
+        return link is not None and link.connected
+
+    def _drain(self) -> None:
+        self._awake = False
+        while self._inbox:
+            endpoint, exchange = self._inbox.popleft()
+            links.link_for(self._loop, endpoint).submit(exchange)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._ended = True
+            try:
+                self._loop.run_until_complete(links.close_links(self._loop))
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            finally:
+                self._loop.close()
+                self._refuse_inbox()
+
+    def _refuse_inbox(self) -> None:
+        while self._inbox:
+            _, exchange = self._inbox.popleft()
+            exchange.finish(NotSent("the process is exiting"))
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        if self.alive:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_EXIT_SECONDS)
+
+    @classmethod
+    def stop_current(cls) -> None:
+        """The atexit hook."""
+        thread, cls.current = cls.current, None
+        if thread is not None:
+            thread.stop()
+
+    @classmethod
+    def forget_after_fork(cls) -> None:
+        """In a forked child: the thread is gone, its loop and connections are the parent's."""
+        cls._lock = threading.Lock()
+        thread, cls.current = cls.current, None
+        if thread is not None:
+            immortalise(thread)
+
+
+def _after_fork_in_child() -> None:
+    LoopThread.forget_after_fork()
+    endpoints.replace_lock_after_fork()
+    links.bury_inherited_links()
+
+
+# Registered at import, so that exit handlers of the program, registered later and therefore run earlier, can still use
+# every tool.
+atexit.register(LoopThread.stop_current)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,189 @@
+"""Ports: the ways in which a core's commands reach Redis, and the rest of the outside world that a core may touch.
+
+A core is one coroutine for every kind of caller. It awaits nothing but its port:
+
+==================  ============================================  ==========================================
+port                caller                                        over
+==================  ============================================  ==========================================
+`AsyncioPort`       ``await`` in a running loop, ``url=``         the links of that loop
+`AsyncClientPort`   ``await``, ``client=redis.asyncio.Redis``     exactly that client, in its own loop
+`ThreadPort`        blocking, ``url=``                            the private event-loop thread
+`ClientPort`        blocking, ``client=redis.Redis``              exactly that client, in the calling thread
+`WorkerThreadPort`  ``await`` on ``.aio`` of a blocking client    a `ClientPort`, in a worker thread
+==================  ============================================  ==========================================
+
+The awaitables of `ThreadPort` and `ClientPort` never suspend, so `drive` runs the same coroutine to its end in the
+calling thread.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from ractogateway.errors import RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
+from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.call import Call, Command
+from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
+
+T = TypeVar("T")
+
+_FIRST_BACKOFF_SECONDS = 0.01
+_LONGEST_BACKOFF_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds for one call, retries included: with a connection at hand, and while one has to be made."""
+
+    connected: float
+    connecting: float
+
+
+class Port(ABC):
+    """What a core may await."""
+
+    @abstractmethod
+    async def run(self, call: Call[T]) -> T:
+        """Send one command and read its reply.
+
+        Raises:
+            StoreError: as the tree in `ractogateway.errors` says.
+        """
+
+    @abstractmethod
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Send several commands in one round trip; the parsed replies in order.
+
+        The commands are independent of one another: all are sent, then the first error, if any, is raised.
+        """
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds of a monotonic clock."""
+
+    @abstractmethod
+    async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
+        """Call a function of the user's without stopping anybody else's work: a coroutine function is awaited, a
+        blocking one runs where it may block.
+        """
+
+    @abstractmethod
+    async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
+        """Run ``work`` for at most ``seconds`` even if the caller was cancelled: what must be released is released."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of what the port holds. A client that was given stays open."""
+
+
+class RetryingPort(Port):
+    """A port over connections of ours: the total time and the retries of a call are kept here, once for all of them."""
+
+    def __init__(self, limits: TimeLimits) -> None:
+        self._limits = limits
+
+    @abstractmethod
+    async def _exchange(self, commands: Sequence[Command], deadline: float) -> Exchange:
+        """Send the commands; the exchange as it stands when all is answered, the connection failed or time is up."""
+
+    @abstractmethod
+    def _connected(self) -> bool:
+        """Whether a command could leave at once."""
+
+    async def run(self, call: Call[T]) -> T:
+        (reply,) = await self._perform((call,))
+        return call.parse(reply)
+
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        if not calls:
+            return []
+        replies = await self._perform(calls)
+        return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
+
+    async def _perform(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        seconds = self._limits.connected if self._connected() else self._limits.connecting
+        deadline = self.now() + seconds
+        batch = _Batch(calls)
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            exchange = await self._exchange(batch.open_commands(), deadline)
+            trouble = batch.take(exchange)
+            if not batch.open:
+                return batch.results()
+            if trouble is None:
+                continue  # only scripts that the server did not know: EVAL follows at once
+            pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            if isinstance(trouble, StoreTimeout) or self.now() + pause >= deadline:
+                raise trouble
+            await self.sleep(pause)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+
+
+class _Batch:
+    """The calls of one `RetryingPort` call that still need an answer."""
+
+    def __init__(self, calls: Sequence[Call[Any]]) -> None:
+        self._calls = calls
+        self._commands = [call.command for call in calls]
+        self._replies: list[Any] = [UNANSWERED] * len(calls)
+        self.open: Sequence[int] = range(len(calls))
+
+    def open_commands(self) -> list[Command]:
+        return [self._commands[index] for index in self.open]
+
+    def take(self, exchange: Exchange) -> StoreUnavailable | None:
+        """Sort the replies; what stays open may be sent again. Returns the reason to pause before that, if any.
+
+        Raises:
+            StoreError: when an open call must not be sent again, or it would be futile.
+        """
+        trouble = None
+        still_open = []
+        for index, reply in zip(self.open, exchange.replies, strict=True):
+            if reply is UNANSWERED:
+                trouble = self._unanswered(self._calls[index], exchange.failure)
+                still_open.append(index)
+            elif not isinstance(reply, Exception):
+                self._replies[index] = reply
+            elif (code := failures.server_error_code(reply)) == "NOSCRIPT" and self._commands[index][0] == b"EVALSHA":
+                self._commands[index] = self._calls[index].as_eval()
+                still_open.append(index)
+            elif code in failures.RETRY_LATER:
+                trouble = cast("StoreUnavailable", failures.server_error(reply))
+                still_open.append(index)
+            else:
+                self._replies[index] = failures.server_error(reply)
+        self.open = still_open
+        return trouble
+
+    @staticmethod
+    def _unanswered(call: Call[Any], failure: StoreError | None) -> StoreUnavailable:
+        if not isinstance(failure, StoreUnavailable):
+            raise failure or RactoGatewayError("a reply is missing and nobody says why")
+        if failure.may_have_applied and not call.replay_safe:
+            raise failure
+        return failure
+
+    def results(self) -> list[Any]:
+        for reply in self._replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return self._replies
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine whose awaitables never suspend to its end, in the calling thread."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    coroutine.close()
+    raise RuntimeError("a core awaited something else than its blocking port")
