@@ -68,13 +68,17 @@ def check_ttl(name: str, value: object) -> float | None:
     return float(value)
 
 
-def check_temperature(value: object) -> float:
+def check_temperature(value: object, name: str = "temperature") -> float:
     """Any finite number: which ones make sense is the provider's business."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"temperature must be a number, not {type(value).__name__}")
-    if not math.isfinite(value):
-        raise InvalidValueError(f"temperature must be finite, not {value!r}")
-    return float(value)
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        temperature = float(value)
+    except OverflowError:
+        temperature = math.inf
+    if not math.isfinite(temperature):
+        raise InvalidValueError(f"{name} must be finite, not {temperature!r}")
+    return temperature
 
 
 def milliseconds(seconds: float) -> int:

@@ -1,0 +1,98 @@
+"""What a kit asks of an exact cache, and what a cache says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from ractogateway.messages import LLMResponse
+
+__all__ = ["CacheStats", "ExactCache"]
+
+
+class CacheStats(BaseModel):
+    """Counters of one cache object since it was made.
+
+    ``size`` is the number of live entries, None where the store could not be asked. ``errors`` counts calls whose
+    failure was taken for a miss or dropped.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    hits: int = 0
+    misses: int = 0
+    size: int | None = 0
+    errors: int = 0
+
+    @property
+    def total(self) -> int:
+        """Lookups."""
+        return self.hits + self.misses
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over lookups, 0.0 before the first."""
+        return self.hits / self.total if self.total else 0.0
+
+
+class ExactCache(Protocol):
+    """A blocking exact cache: `ExactMatchCache` in this process, `RedisExactCache` shared by all replicas.
+
+    A request is named by five documented fields and ``context``, a mapping of everything else that shapes the answer
+    (history, tools, response schema, attachments, provider, base URL, extra parameters). Two requests share an entry
+    only if all of it is equal.
+    """
+
+    def get(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        *,
+        context: Mapping[str, Any] | None = None,
+    ) -> LLMResponse | None:
+        """The stored answer, marked ``cached``, or None."""
+        ...
+
+    def put(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        response: LLMResponse,
+        *,
+        context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Store an answer; ``ttl_seconds`` overrides the cache's own for this entry."""
+        ...
+
+    def invalidate(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        *,
+        context: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Forget one entry; True if there was one."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all entries of this cache."""
+        ...
+
+    @property
+    def stats(self) -> CacheStats:
+        """Counters since this object was made."""
+        ...
+
+    def __len__(self) -> int: ...

@@ -1,0 +1,406 @@
+"""What is one request, what is another, and what is refused."""
+
+from __future__ import annotations
+
+import decimal
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict, create_model
+
+from ractogateway.cache import fingerprint
+from ractogateway.errors import InvalidTypeError, InvalidValueError
+from ractogateway.messages import Message
+
+ASKED = ("What is my name?", "You are helpful.", "gpt-4o", 0.0, 4096)
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    ONE = 1
+
+
+class Odd(Enum):
+    PAIR = (1, 2)
+
+
+@dataclass
+class Point:
+    x: int
+    y: Any = None
+
+
+class Answer(BaseModel):
+    text: str
+    score: float = 0.5
+
+
+class Empty(BaseModel):
+    pass
+
+
+class Base(BaseModel):
+    pass
+
+
+class Holder(BaseModel):
+    item: Base
+
+
+class Special(Base):
+    detail: int
+
+
+class Unchecked(BaseModel):
+    model_config = ConfigDict(validate_assignment=False)
+    number: int = 0
+
+
+class Endless(dict):
+    pass
+
+
+def of(context: Any) -> bytes:
+    return fingerprint(*ASKED, context)
+
+
+def value(item: Any) -> bytes:
+    return of({"value": item})
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else "leaf"
+
+
+def test_a_fingerprint_is_a_sha256_digest():
+    assert isinstance(of(None), bytes)
+    assert len(of(None)) == 32
+
+
+def test_the_encoding_is_pinned():
+    """If this fails, the encoding has changed, and the version in the header must change too."""
+    context = {
+        "text": "bö\ud83d",
+        "list": [None, True, False, -255, 1.0, 0.5, float("nan"), float("-inf")],
+        "set": {"b", "a"},
+        "bytes": b"\x00:",
+        "time": datetime(2024, 2, 29, 12, tzinfo=UTC),
+        "day": date(2024, 2, 29),
+        "price": Decimal("1.10"),
+        "uuid": UUID(int=1),
+        "class": Empty,
+    }
+    schema = b'{"properties": {}, "title": "Empty", "type": "object"}'
+    encoded = (
+        b"ractogateway request 1\n"
+        b"s4:users6:systems5:modelr20:0x1.6666666666666p-1i4:1000"
+        b"m9:"
+        b"s5:bytesb2:\x00:"
+        b"s5:classM%d:%b"
+        b"s3:dayd10:2024-02-29"
+        b"s4:listl8:n0:t0:f0:i3:-ffi1:1r20:0x1.0000000000000p-1r3:nanr4:-inf"
+        b"s5:pricec4:1.10"
+        b"s3:setS2:s1:as1:b"
+        b"s4:texts6:b\xc3\xb6\xed\xa0\xbd"
+        b"s4:timeD25:2024-02-29T12:00:00+00:00"
+        b"s4:uuidu32:00000000000000000000000000000001"
+    ) % (len(schema), schema)
+    assert fingerprint("user", "system", "model", 0.7, 4096, context) == sha256(encoded).digest()
+
+
+def test_it_does_not_depend_on_the_hash_seed():
+    code = (
+        "from ractogateway.cache import fingerprint as f\n"
+        "print(f('u', 's', 'm', 0, 1, {'set': {'a', 'b', 'c', 'd'}, 'frozen': frozenset('abcd')}).hex())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
+
+
+def test_the_decimal_context_of_the_thread_does_not_matter():
+    with decimal.localcontext() as context:
+        context.capitals = 0
+        small = value(Decimal("1E+9"))
+    assert small == value(Decimal("1E+9"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (None, {}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": 1}, MappingProxyType({"a": 1})),
+        ({Colour.RED: 1}, {"red": 1}),
+        ({"v": 1}, {"v": 1.0}),
+        ({"v": 0.0}, {"v": -0.0}),
+        ({"v": 2**70}, {"v": float(2**70)}),
+        ({"v": float("nan")}, {"v": -float("nan")}),
+        ({"v": [1, 2]}, {"v": (1, 2)}),
+        ({"v": {1, 2}}, {"v": frozenset({2.0, 1})}),
+        ({"v": Colour.RED}, {"v": "red"}),
+        ({"v": Level.ONE}, {"v": 1}),
+        ({"v": Odd.PAIR}, {"v": [1, 2]}),
+        ({"v": b"x"}, {"v": bytearray(b"x")}),
+        ({"v": b"x"}, {"v": memoryview(b"x")}),
+        ({"v": Point(1)}, {"v": {"x": 1, "y": None}}),
+        (
+            {"v": Message(role="user", content="hi", name="bob")},
+            {"v": {"role": "user", "content": "hi", "name": "bob"}},
+        ),
+        ({"v": Answer}, {"v": create_model("Answer", text=(str, ...), score=(float, 0.5))}),
+    ],
+)
+def test_one_request(one, other):
+    assert of(one) == of(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # Other caches, anchors of collisions: LiteLLM joins "name: value" without lengths.
+        ({"user": "bob", "stop": "END"}, {"user": "bobstop: END"}),
+        # LiteLLM and BetterDB leave parameters and the address out.
+        ({"num_ctx": 2048}, {"num_ctx": 4096}),
+        ({"api_base": "https://a.example"}, {"api_base": "https://b.example"}),
+        ({}, {"api_base": "https://a.example"}),
+        # GPTCache keys the last message only.
+        (
+            {"history": [{"role": "user", "content": "My name is Bob."}]},
+            {"history": [{"role": "user", "content": "My name is Alice."}]},
+        ),
+        ({"history": []}, {"history": [{"role": "user", "content": "hi"}]}),
+        # Separators inside texts.
+        ({"a": "x\x00y"}, {"a": "x", "y": ""}),
+        ({"a": ["x", "y"]}, {"a": ["x,y"]}),
+        ({"a": ["x", "y"]}, {"a": ["xs1:y"]}),
+        ({"a": "1", "b": "2"}, {"a": "1s1:bs1:2"}),
+        # Types.
+        ({"v": 1}, {"v": True}),
+        ({"v": 0}, {"v": False}),
+        ({"v": 1}, {"v": "1"}),
+        ({"v": "x"}, {"v": b"x"}),
+        ({"v": None}, {"v": ""}),
+        ({"v": None}, {"v": "None"}),
+        ({"v": None}, {}),
+        ({"v": []}, {"v": {}}),
+        ({"v": []}, {"v": set()}),
+        ({"v": [1]}, {"v": {1}}),
+        ({"v": {True}}, {"v": {1}}),
+        ({"v": [["a", 1]]}, {"v": {"a": 1}}),
+        ({"v": [[1], 2]}, {"v": [[1, 2]]}),
+        ({"v": [1, 2]}, {"v": [2, 1]}),
+        ({"v": Decimal(1)}, {"v": 1}),
+        ({"v": Decimal("0.5")}, {"v": 0.5}),
+        ({"v": Decimal("1.0")}, {"v": Decimal("1.00")}),
+        ({"v": Decimal("NaN")}, {"v": Decimal("sNaN")}),
+        ({"v": UUID(int=1)}, {"v": str(UUID(int=1))}),
+        ({"v": UUID(int=1)}, {"v": UUID(int=1).hex}),
+        ({"v": date(2024, 1, 1)}, {"v": datetime(2024, 1, 1)}),  # noqa: DTZ001  naive on purpose
+        ({"v": date(2024, 1, 1)}, {"v": "2024-01-01"}),
+        ({"v": datetime(2024, 1, 1)}, {"v": datetime(2024, 1, 1, tzinfo=UTC)}),  # noqa: DTZ001  naive on purpose
+        (
+            {"v": datetime(2024, 1, 1, 12, tzinfo=UTC)},
+            {"v": datetime(2024, 1, 1, 14, tzinfo=timezone(timedelta(hours=2)))},
+        ),
+        # Numbers next to one another.
+        ({"v": 2**53}, {"v": 2**53 + 1}),
+        ({"v": float(2**53)}, {"v": 2**53 + 1}),
+        ({"v": 0.1}, {"v": 0.1 + 2**-56}),
+        ({"v": 10**5000}, {"v": 10**5000 + 1}),
+        ({"v": 1}, {"v": -1}),
+        ({"v": float("inf")}, {"v": float("-inf")}),
+        ({"v": float("inf")}, {"v": "inf"}),
+        ({"v": float("nan")}, {"v": float("inf")}),
+        # Texts that look alike.
+        ({"v": "é"}, {"v": "e\u0301"}),
+        ({"v": "\ud83d"}, {"v": "\ud83e"}),
+        ({"v": "\ud83d\ude00"}, {"v": "\U0001f600"}),
+        ({"v": "\ud83d"}, {"v": "?"}),
+        ({"\ud83d": 1}, {"?": 1}),
+        # Classes, by schema.
+        ({"v": Answer}, {"v": Answer.model_json_schema()}),
+        ({"v": Answer}, {"v": create_model("Answer", text=(str, ...), score=(float, 0.6))}),
+        ({"v": Answer}, {"v": create_model("Other", text=(str, ...), score=(float, 0.5))}),
+        (
+            {"v": create_model("Answer", reasoning=(str, ""), answer=(str, ""))},
+            {"v": create_model("Answer", answer=(str, ""), reasoning=(str, ""))},
+        ),
+        # A subclass in a field of its base's type.
+        ({"v": Holder(item=Special(detail=1))}, {"v": Holder(item=Special(detail=2))}),
+    ],
+)
+def test_two_requests(one, other):
+    assert of(one) != of(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("What is my name?You are helpful.", "", "gpt-4o", 0.0, 4096),
+        ("What is my name?", "You are helpful.gpt-4o", "", 0.0, 4096),
+        ("What is my name?\x00You are helpful.", "", "gpt-4o", 0.0, 4096),
+        ("You are helpful.", "What is my name?", "gpt-4o", 0.0, 4096),
+        ("What is my name\ud83d", "You are helpful.", "gpt-4o", 0.0, 4096),
+        ("What is my name?", "You are helpful.", "gpt-4", 0.0, 4096),
+        ("What is my name?", "You are helpful.", "gpt-4o", 0.1, 4096),
+        ("What is my name?", "You are helpful.", "gpt-4o", 5e-324, 4096),
+        ("What is my name?", "You are helpful.", "gpt-4o", 4096, 1),
+        ("What is my name?", "You are helpful.", "gpt-4o", 0.0, 4095),
+    ],
+)
+def test_each_documented_field_counts(other):
+    assert fingerprint(*other) != of(None)
+
+
+def test_the_separator_of_joined_keys_is_only_a_character():
+    assert fingerprint("a\x00b", "c", "m", 0, 1) != fingerprint("a", "b\x00c", "m", 0, 1)
+
+
+def test_fields_are_numbers_by_value_and_texts_by_content():
+    assert fingerprint(Colour.RED, "", "", 0, 1) == fingerprint("red", "", "", -0.0, Level.ONE)
+    assert fingerprint("", "", "", 2**60 + 1, 1) != fingerprint("", "", "", float(2**60), 1)
+
+
+def test_a_schema_is_read_when_it_is_asked_for():
+    colours = ["red"]
+
+    class Choice(BaseModel):
+        model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(enum=list(colours)))
+
+    before = value(Choice)
+    colours.append("green")
+    assert value(Choice) != before
+
+
+def test_a_wrong_value_in_an_instance_is_encoded_without_a_warning_that_quotes_it():
+    wrong = Unchecked()
+    wrong.number = "secret"
+    assert value(wrong) == value({"number": "secret"})
+
+
+@pytest.mark.parametrize(
+    ("position", "wrong"),
+    [(0, b"x"), (1, None), (2, 4), (3, "0"), (3, True), (3, None), (4, 1.0), (4, True), (4, "1")],
+)
+def test_a_field_of_the_wrong_type(position, wrong):
+    arguments: list[Any] = list(ASKED)
+    arguments[position] = wrong
+    names = ("user_message", "system_prompt", "model", "temperature", "max_tokens")
+    with pytest.raises(InvalidTypeError, match=names[position]):
+        fingerprint(*arguments)
+
+
+@pytest.mark.parametrize(("position", "wrong"), [(3, float("nan")), (3, float("inf")), (4, 0), (4, 2**53)])
+def test_a_field_out_of_range(position, wrong):
+    arguments: list[Any] = list(ASKED)
+    arguments[position] = wrong
+    with pytest.raises(InvalidValueError):
+        fingerprint(*arguments)
+
+
+@pytest.mark.parametrize("wrong", [[("a", 1)], "context", 1, Answer, Point(1)])
+def test_a_context_that_is_no_mapping(wrong):
+    with pytest.raises(InvalidTypeError, match="context must be a mapping or None"):
+        of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "type_name"),
+    [
+        (lambda: "secret", "function"),
+        (object(), "object"),
+        (Path("secret"), "PosixPath" if os.name == "posix" else "WindowsPath"),
+        (1j, "complex"),
+        (iter(["secret"]), "list_iterator"),
+        (range(3), "range"),
+        (Point, "class Point"),
+        (Colour, "class Colour"),
+        (int, "class int"),
+        (BaseModel, "class BaseModel"),
+        (
+            create_model("Unschemable", f=(type(lambda: 0), ...), __config__=ConfigDict(arbitrary_types_allowed=True)),
+            "Unsch",
+        ),
+        (list[int], "GenericAlias"),
+    ],
+)
+def test_what_has_no_canonical_form_is_refused_by_type_and_path(wrong, type_name):
+    context = {"tools": [{"function": {"secret text": ("ok", wrong)}}], "password": "secret"}
+    with pytest.raises(InvalidTypeError) as caught:
+        of(context)
+    message = str(caught.value)
+    assert message.startswith("context['tools'][0]['function'][<11 characters>][1] holds ")
+    assert type_name in message
+    assert "secret" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_an_item_of_a_set_is_not_quoted():
+    with pytest.raises(
+        InvalidTypeError, match=r"^context\['value'\]\[an item of the set\] holds a value of type complex"
+    ):
+        value({1j})
+
+
+@pytest.mark.parametrize("key", [1, None, b"a", ("secret",), True])
+def test_keys_are_texts(key):
+    with pytest.raises(InvalidTypeError, match=r"^context\['value'\] must have keys of type str, not ") as caught:
+        value({key: 1})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_hundred_levels_are_fine_and_one_more_is_not():
+    value(nested(99))
+    with pytest.raises(InvalidValueError, match="nested deeper than 100 levels") as caught:
+        value(nested(100))
+    assert len(str(caught.value)) < 200
+
+
+def test_what_contains_itself_is_refused():
+    endless_list: list[Any] = ["x"]
+    endless_list += [endless_list, endless_list]
+    endless_dict = Endless()
+    endless_dict["again"] = endless_dict
+    point = Point(1)
+    point.y = {"point": point}
+    instance = Message(role="user")
+    instance.content = [{"again": instance}]
+    for endless in (endless_list, endless_dict, point, instance):
+        with pytest.raises(InvalidValueError, match="itself"):
+            value(endless)
+
+
+def test_a_value_may_occur_twice_without_containing_itself():
+    shared = {"a": [1]}
+    assert value([shared, shared]) == value([{"a": [1]}, {"a": [1]}])
+
+
+def test_the_arguments_are_not_changed():
+    context = {"b": [1, {"d": 1, "c": 2}], "a": {3, 1}}
+    of(context)
+    assert list(context) == ["b", "a"]
+    assert context == {"b": [1, {"d": 1, "c": 2}], "a": {3, 1}}
