@@ -17,7 +17,7 @@ from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.link import link_for, peek_link
+from ractogateway.redis.transport.link import Link, link_for
 from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
 from ractogateway.redis.transport.types import AsyncClient
 
@@ -80,20 +80,14 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
         super().__init__(limits)
         self._endpoint = endpoint
 
-    def _connected(self) -> bool:
-        link = peek_link(running_loop(), self._endpoint)
-        return link is not None and link.connected
+    def _route(self) -> Link:
+        return link_for(running_loop(), self._endpoint)
 
-    async def _exchange(self, commands: Sequence[Command], deadline: float) -> Exchange:
-        loop = running_loop()
-        exchange = _FutureExchange(commands, loop)
-        link_for(loop, self._endpoint).submit(exchange)
+    async def _exchange(self, route: Link, commands: Sequence[Command], deadline: float) -> Exchange:
+        exchange = _FutureExchange(commands, deadline, route.loop)
+        route.submit(exchange)
         try:
-            async with asyncio.timeout(deadline - self.now()):
-                await exchange.woken
-        except TimeoutError:
-            sent = exchange.abandon()
-            exchange.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
+            await exchange.woken
         except asyncio.CancelledError:
             exchange.abandon()
             raise
@@ -103,12 +97,18 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
 class _FutureExchange(Exchange):
     __slots__ = ("woken",)
 
-    def __init__(self, commands: Sequence[Command], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(commands)
+    def __init__(self, commands: Sequence[Command], deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(commands, deadline)
         self.woken: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> None:
         if not self.woken.done():
+            self.woken.set_result(None)
+
+    def expire(self) -> None:
+        if not self.woken.done():
+            sent = self.abandon()
+            self.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
             self.woken.set_result(None)
 
 

@@ -67,7 +67,8 @@ class Endpoint:
     def __init__(self, address: Address, options: RedisOptions) -> None:
         self.address = address
         self.options = options
-        self.key = (address.url, options)
+        # A string, whose hash is computed once: it is looked up with every command. It never leaves the process.
+        self.key = f"{options!r} {address.url}"
         self.links: list[weakref.ref[Link]] = []
         # The list, not self: a finalizer that referred to its object would keep it alive.
         weakref.finalize(self, _retire_all, self.links).atexit = False

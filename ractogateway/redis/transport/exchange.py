@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -27,10 +28,11 @@ class Exchange:
     exchange that the caller reports as not sent is never sent.
     """
 
-    __slots__ = ("abandoned", "commands", "failure", "replies", "sent")
+    __slots__ = ("abandoned", "commands", "deadline", "failure", "replies", "sent")
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], deadline: float = math.inf) -> None:
         self.commands = commands
+        self.deadline = deadline
         self.replies: list[Any] = [UNANSWERED] * len(commands)
         self.failure: StoreError | None = None
         self.sent = False
@@ -57,3 +59,8 @@ class Exchange:
     def wake(self) -> None:
         """Let the waiting caller go on."""
         raise NotImplementedError
+
+    def expire(self) -> None:
+        """The link saw that the deadline (by time.monotonic) has passed. For callers that keep no clock of their
+        own.
+        """

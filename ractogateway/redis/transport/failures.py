@@ -23,6 +23,11 @@ from ractogateway.errors import (
     WrongKeyType,
 )
 
+
+class ErrorReply(Exception):
+    """An error reply as the server wrote it, code first."""
+
+
 RETRY_LATER = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY"})
 """Codes of a server that did not execute the command and may do so in a moment."""
 

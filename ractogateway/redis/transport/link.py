@@ -1,14 +1,14 @@
-"""One connection to Redis in one event loop, shared by every caller of that loop.
+"""The way from one event loop to one endpoint: made on first use, again after it was lost, shared by all callers.
 
-Commands that callers issue in one tick of the loop leave together in one write; while their replies are outstanding,
-later commands gather for the next write. Callers never touch the connection: a worker task does, so a cancelled or
-timed-out caller leaves nothing half-read behind, and no reply can reach anybody but the position that asked for it.
+A link owns at most one connection at a time. While it connects, commands wait in its queue; all of them share the one
+attempt and its outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -22,13 +22,21 @@ from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.forking import immortalise
+from ractogateway.redis.transport.multiplexer import Multiplexer
+from ractogateway.redis.transport.stream_wire import StreamWire
 
 _IDLE_GRACE_SECONDS = 10.0
 """How long a connection that no object refers to any more is kept for the next one."""
 
 
+_TICK_SECONDS = 0.01
+"""How late the end of a caller's time may be noticed."""
+
+_NO_CONTEXT = Context()
+
+
 class Link:
-    """A connection that is made on first use, and again after it was lost. All methods belong to its loop's thread."""
+    """All methods belong to the loop's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> None:
         self.loop = loop
@@ -38,16 +46,15 @@ class Link:
         # Weak, because a link must not keep alive the reference count that decides over its own end.
         self._endpoint = weakref.ref(endpoint)
         self._queue: deque[Exchange] = deque()
-        self._in_flight: list[Exchange] = []
-        self._worker: asyncio.Task[None] | None = None
-        self._connection: Any = None
-        self._demoted = False
+        self._wire: Multiplexer | StreamWire | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._closer: AsyncGenerator[None, None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
         """Whether a command could leave without connecting first."""
-        return self._connection is not None
+        return self._wire is not None and self._wire.usable
 
     def belongs_to(self, endpoint: Endpoint) -> bool:
         """Whether this link counts among the endpoint's."""
@@ -58,15 +65,35 @@ class Link:
         self._endpoint = weakref.ref(endpoint)
 
     def submit(self, exchange: Exchange) -> None:
-        """Queue the commands; they leave with all others of this tick."""
-        if self.closed:
+        """Send the commands, or keep them until there is a connection."""
+        if self._ticker is None:
+            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=_NO_CONTEXT)
+        wire = self._wire
+        if wire is not None and wire.usable:
+            wire.submit(exchange)
+        elif self.closed:
             exchange.finish(NotSent("the connection was closed"))
-            return
-        self._queue.append(exchange)
-        if self._worker is None:
-            # An empty context: neither this task nor the connection it may open belongs to the request that
-            # happened to come first.
-            self._worker = self.loop.create_task(self._work(), context=Context())
+        else:
+            self._queue.append(exchange)
+            if self._connecting is None:
+                # An empty context: neither this task nor the connection that it opens belongs to the request that
+                # happened to come first.
+                self._connecting = self.loop.create_task(self._connect(), context=Context())
+
+    def _tick(self) -> None:
+        """Look for callers whose time is up.
+
+        One timer for all that is under way, running only while something is: a timer for each command would be a tenth
+        of the command's whole cost.
+        """
+        self._ticker = None
+        under_way = [*self._queue, *(self._wire.pending() if self._wire is not None else ())]
+        now = time.monotonic()
+        for exchange in under_way:
+            if exchange.deadline <= now:
+                exchange.expire()
+        if under_way:
+            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=_NO_CONTEXT)
 
     def retire(self) -> None:
         """The last owner is gone: close after a grace, unless a new one comes first."""
@@ -75,119 +102,63 @@ class Link:
 
     def _close_if_ownerless(self) -> None:
         if self._endpoint() is None and not self.closed:
-            self._worker = self.loop.create_task(self.aclose(), context=Context())
+            self._connecting = self.loop.create_task(self.aclose(), context=Context())
 
     async def aclose(self) -> None:
         """Close the connection; whatever waits is told."""
         self.closed = True
-        worker, self._worker = self._worker, None
-        if worker is not None and worker is not asyncio.current_task() and not worker.done():
-            worker.cancel()
-            await asyncio.wait([worker])
-        self._fail_all(NotSent("the connection was closed"))
-        await self._disconnect()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None and connecting is not asyncio.current_task():
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        self._refuse_queue(NotSent("the connection was closed"))
+        if self._wire is not None:
+            await self._wire.aclose(failures.lost_connection(EOFError()))
         closer, self._closer = self._closer, None
         if closer is not None:
             # Finds the link closed. Where the generator itself is what brought us here, it is running: nothing to do.
             with contextlib.suppress(RuntimeError):
                 await closer.aclose()
 
-    # --- the worker task ---------------------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
+    async def _connect(self) -> None:
         try:
+            self._wire = await self._open_wire()
             while self._queue:
-                await self._serve_batch()
-        except BaseException as error:
+                self._wire.submit(self._queue.popleft())
+        except StoreError as failure:
+            self._refuse_queue(failure)
+        except BaseException:
             # The loop is shutting down, or this is a bug of ours; either way nobody may be left waiting.
-            self._fail_all(NotSent("the event loop is shutting down"), error)
-            await self._disconnect()
+            self._refuse_queue(NotSent("the event loop is shutting down"))
             raise
         finally:
-            self._worker = None
+            self._connecting = None
 
-    async def _serve_batch(self) -> None:
+    async def _open_wire(self) -> Multiplexer | StreamWire:
+        connection = await self._address.connection()
         try:
-            connection = self._connection or await self._connect()
-        except StoreError as failure:
-            self._fail_all(failure)
-            return
-        batch = self._in_flight = self._next_batch()
-        if not batch:
-            return
-        try:
-            packed = connection.pack_commands([command for exchange in batch for command in exchange.commands])
-            async with asyncio.timeout(self._options.stall_seconds) as stall:
-                await connection.send_packed_command(packed, check_health=False)
-                while self._in_flight:
-                    await self._read_replies(connection, self._in_flight[0], stall)
-                    self._in_flight.pop(0).finish()
-            if self._demoted:
-                await self._disconnect()
-        except (redis_errors.RedisError, OSError, EOFError) as error:
-            await self._disconnect()
-            self._fail_in_flight(failures.lost_connection(error))
-
-    async def _read_replies(self, connection: Any, exchange: Exchange, stall: asyncio.Timeout) -> None:
-        for position in range(len(exchange.commands)):
-            try:
-                exchange.replies[position] = await connection.read_response(disable_decoding=True)
-            except redis_errors.RedisError as error:
-                if not failures.is_server_error(error):
-                    raise
-                exchange.replies[position] = error
-                # A primary that became a replica: the next connection may lead to its successor.
-                self._demoted = self._demoted or failures.server_error_code(error) == "READONLY"
-            stall.reschedule(self.loop.time() + self._options.stall_seconds)
-
-    def _next_batch(self) -> list[Exchange]:
-        batch: list[Exchange] = []
-        room = self._options.max_in_flight
-        while self._queue and (not batch or len(self._queue[0].commands) <= room):
-            exchange = self._queue.popleft()
-            if exchange.claim():
-                batch.append(exchange)
-                room -= len(exchange.commands)
-        return batch
-
-    def _fail_in_flight(self, failure: StoreError) -> None:
-        in_flight, self._in_flight = self._in_flight, []
-        for exchange in in_flight:
-            exchange.finish(failure)
-
-    def _fail_all(self, failure: StoreError, cause: BaseException | None = None) -> None:
-        self._fail_in_flight(failure if cause is None else failures.lost_connection(cause))
-        while self._queue:
-            self._queue.popleft().finish(failure)
-
-    # --- the connection ----------------------------------------------------------------------------------------------
-
-    async def _connect(self) -> Any:
-        connection = None
-        try:
-            connection = await self._address.connection()
             async with asyncio.timeout(self._options.connect_timeout_seconds):
                 await connection.connect()
-        except (redis_errors.RedisError, OSError, EOFError, StoreError) as error:
-            if connection is not None:
-                await _disconnect_quietly(connection)
-            if isinstance(error, StoreError):
-                raise
+        except (redis_errors.RedisError, OSError, EOFError) as error:
+            await _disconnect_quietly(connection)
             raise failures.connect_error(error) from error
         except BaseException:
-            if connection is not None:
-                await _disconnect_quietly(connection)
+            await _disconnect_quietly(connection)
             raise
-        self._connection, self._demoted = connection, False
         if self._closer is None:
             self._closer = _until_the_loop_ends(weakref.ref(self))
             await anext(self._closer)
-        return connection
+        if Multiplexer.can_take_over(connection):
+            return Multiplexer.take_over(connection, self._options, self._on_lost)
+        return StreamWire(connection, self._options, self._on_lost)
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await _disconnect_quietly(connection)
+    def _on_lost(self, wire: Multiplexer | StreamWire) -> None:
+        if self._wire is wire:
+            self._wire = None
+
+    def _refuse_queue(self, failure: StoreError) -> None:
+        while self._queue:
+            self._queue.popleft().finish(failure)
 
 
 async def _disconnect_quietly(connection: Any) -> None:

@@ -24,6 +24,10 @@ from ractogateway.redis.transport.forking import immortalise
 _EXIT_SECONDS = 2.0
 
 
+class NoThread(Exception):
+    """The interpreter is too far gone to start a thread."""
+
+
 class LoopThread:
     """A thread that runs an event loop and takes exchanges from any other thread."""
 
@@ -34,17 +38,22 @@ class LoopThread:
         self._inbox: deque[tuple[Endpoint, Exchange]] = deque()
         self._awake = False
         self._ended = False
-        self._loop = asyncio.new_event_loop()
+        self._context = Context()
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="ractogateway-redis", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:
-            self._loop.close()
-            raise
+        except RuntimeError as error:
+            self.loop.close()
+            raise NoThread from error
 
     @classmethod
     def get(cls) -> LoopThread:
-        """The thread of this process. RuntimeError where the interpreter is too far gone to start one."""
+        """The thread of this process, started if need be.
+
+        Raises:
+            NoThread: late in the exit of the interpreter.
+        """
         thread = cls.current
         if thread is None or not thread.alive:
             with cls._lock:
@@ -56,7 +65,7 @@ class LoopThread:
     @property
     def alive(self) -> bool:
         """Whether exchanges that are handed over now will be served."""
-        return not self._ended and self._thread.is_alive()
+        return not self._ended
 
     def hand_over(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Queue an exchange; one wake-up of the loop serves a whole burst of them."""
@@ -65,32 +74,28 @@ class LoopThread:
         if not self._awake:
             self._awake = True
             try:
-                self._loop.call_soon_threadsafe(self._drain, context=Context())
+                self.loop.call_soon_threadsafe(self._drain, context=self._context)
             except RuntimeError:  # closed a moment ago
                 self._refuse_inbox()
 
-    def is_connected(self, endpoint: Endpoint) -> bool:
-        """Whether a command to this endpoint would find a connection."""
-        link = links.peek_link(self._loop, endpoint)
-        return link is not None and link.connected
-
     def _drain(self) -> None:
         self._awake = False
-        while self._inbox:
-            endpoint, exchange = self._inbox.popleft()
-            links.link_for(self._loop, endpoint).submit(exchange)
+        inbox = self._inbox
+        while inbox:
+            endpoint, exchange = inbox.popleft()
+            links.link_for(self.loop, endpoint).submit(exchange)
 
     def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(self.loop)
         try:
-            self._loop.run_forever()
+            self.loop.run_forever()
         finally:
             self._ended = True
             try:
-                self._loop.run_until_complete(links.close_links(self._loop))
-                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+                self.loop.run_until_complete(links.close_links(self.loop))
+                self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             finally:
-                self._loop.close()
+                self.loop.close()
                 self._refuse_inbox()
 
     def _refuse_inbox(self) -> None:
@@ -101,7 +106,7 @@ class LoopThread:
     def stop(self) -> None:
         """End the thread and wait for it."""
         if self.alive:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(_EXIT_SECONDS)
 
     @classmethod

@@ -22,7 +22,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from ractogateway.errors import RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
 from ractogateway.redis.transport import failures
@@ -84,6 +84,15 @@ class Port(ABC):
         """Let go of what the port holds. A client that was given stays open."""
 
 
+class Route(Protocol):
+    """Something that takes commands."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a command could leave at once."""
+        ...
+
+
 class RetryingPort(Port):
     """A port over connections of ours: the total time and the retries of a call are kept here, once for all of them."""
 
@@ -91,40 +100,48 @@ class RetryingPort(Port):
         self._limits = limits
 
     @abstractmethod
-    async def _exchange(self, commands: Sequence[Command], deadline: float) -> Exchange:
-        """Send the commands; the exchange as it stands when all is answered, the connection failed or time is up."""
+    def _route(self) -> Route:
+        """Where commands go now."""
 
     @abstractmethod
-    def _connected(self) -> bool:
-        """Whether a command could leave at once."""
+    async def _exchange(self, route: Any, commands: Sequence[Command], deadline: float) -> Exchange:
+        """Send the commands; the exchange as it stands when all is answered, the connection failed or time is up."""
 
     async def run(self, call: Call[T]) -> T:
-        (reply,) = await self._perform((call,))
+        route = self._route()
+        deadline = self.now() + (self._limits.connected if route.connected else self._limits.connecting)
+        exchange = await self._exchange(route, (call.command,), deadline)
+        reply = exchange.replies[0]
+        # Nearly every call ends here; the bookkeeping of retries is for the others.
+        if reply is not UNANSWERED and not isinstance(reply, Exception):
+            return call.parse(reply)
+        (reply,) = await self._settle(_Batch((call,)), exchange, deadline)
         return call.parse(reply)
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         if not calls:
             return []
-        replies = await self._perform(calls)
+        route = self._route()
+        deadline = self.now() + (self._limits.connected if route.connected else self._limits.connecting)
+        batch = _Batch(calls)
+        exchange = await self._exchange(route, batch.open_commands(), deadline)
+        replies = await self._settle(batch, exchange, deadline)
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
 
-    async def _perform(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        seconds = self._limits.connected if self._connected() else self._limits.connecting
-        deadline = self.now() + seconds
-        batch = _Batch(calls)
+    async def _settle(self, batch: _Batch, exchange: Exchange, deadline: float) -> list[Any]:
+        """Send again what may be sent again, until all is answered or the time is up."""
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
-            exchange = await self._exchange(batch.open_commands(), deadline)
             trouble = batch.take(exchange)
             if not batch.open:
                 return batch.results()
-            if trouble is None:
-                continue  # only scripts that the server did not know: EVAL follows at once
-            pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-            if isinstance(trouble, StoreTimeout) or self.now() + pause >= deadline:
-                raise trouble
-            await self.sleep(pause)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+            if trouble is not None:  # else only scripts that the server did not know: EVAL follows at once
+                pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+                if isinstance(trouble, StoreTimeout) or self.now() + pause >= deadline:
+                    raise trouble
+                await self.sleep(pause)
+                backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+            exchange = await self._exchange(self._route(), batch.open_commands(), deadline)
 
 
 class _Batch:

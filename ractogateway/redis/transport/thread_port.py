@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,13 +11,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ractogateway.errors import NotSent, StoreTimeout
+from ractogateway.errors import StoreTimeout
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.loop_thread import LoopThread
+from ractogateway.redis.transport.link import peek_link
+from ractogateway.redis.transport.loop_thread import LoopThread, NoThread
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
 
 T = TypeVar("T")
@@ -28,28 +30,32 @@ class ThreadPort(BlockingPort, RetryingPort):
     def __init__(self, endpoint: Endpoint, limits: TimeLimits) -> None:
         super().__init__(limits)
         self._endpoint = endpoint
+        self._lane: _Lane | None = None
         self._spare: ClientPort | None = None
 
-    def _connected(self) -> bool:
-        thread = LoopThread.current
-        return thread is not None and thread.is_connected(self._endpoint)
-
     async def run(self, call: Call[T]) -> T:
-        spare = self._spare_if_exiting()
-        return await (spare.run(call) if spare else super().run(call))
+        try:
+            return await super().run(call)
+        except NoThread:
+            return await self._spare_port().run(call)
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        spare = self._spare_if_exiting()
-        return await (spare.run_many(calls) if spare else super().run_many(calls))
+        try:
+            return await super().run_many(calls)
+        except NoThread:
+            return await self._spare_port().run_many(calls)
 
-    async def _exchange(self, commands: Sequence[Command], deadline: float) -> Exchange:
+    def _route(self) -> _Lane:
+        lane = self._lane
+        if lane is None or lane.thread is not LoopThread.current or not lane.thread.alive:
+            lane = self._lane = _Lane(LoopThread.get(), self._endpoint)
+        return lane
+
+    async def _exchange(self, route: _Lane, commands: Sequence[Command], deadline: float) -> Exchange:
         exchange = _LockExchange(commands)
+        route.thread.hand_over(self._endpoint, exchange)
         try:
-            LoopThread.get().hand_over(self._endpoint, exchange)
-        except RuntimeError:
-            exchange.finish(NotSent("the process is exiting"))
-        try:
-            answered = exchange.answered.acquire(timeout=max(0.0, deadline - self.now()))
+            answered = exchange.answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
             exchange.abandon()
             raise
@@ -61,15 +67,11 @@ class ThreadPort(BlockingPort, RetryingPort):
         verdict.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
         return verdict
 
-    def _spare_if_exiting(self) -> ClientPort | None:
+    def _spare_port(self) -> ClientPort:
         """Late in the exit of the interpreter no thread can be started any more: then a plain client has to do."""
-        try:
-            LoopThread.get()
-        except RuntimeError:
-            if self._spare is None:
-                self._spare = ClientPort(self._plain_client())
-            return self._spare
-        return None
+        if self._spare is None:
+            self._spare = ClientPort(self._plain_client())
+        return self._spare
 
     def _plain_client(self) -> redis.Redis:
         return redis.Redis.from_url(
@@ -78,6 +80,22 @@ class ThreadPort(BlockingPort, RetryingPort):
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )
+
+
+class _Lane:
+    """The way through the private thread to one endpoint."""
+
+    __slots__ = ("endpoint", "thread")
+
+    def __init__(self, thread: LoopThread, endpoint: Endpoint) -> None:
+        self.thread = thread
+        self.endpoint = endpoint
+
+    @property
+    def connected(self) -> bool:
+        # Read from another thread than the link's, so only a hint; all that depends on it is a time limit.
+        link = peek_link(self.thread.loop, self.endpoint)
+        return link is not None and link.connected
 
 
 class _LockExchange(Exchange):

@@ -1,0 +1,210 @@
+"""A full-duplex connection that many callers share: commands of one tick leave in one write, replies come back by
+position.
+
+redis.asyncio makes the connection (URL, TLS, credentials, HELLO, SELECT); then its transport is given the protocol
+below, and redis-py neither reads nor writes it any more.
+
+A caller that was cancelled or timed out is skipped when its reply arrives: the position stays, so no reply can reach
+anybody else, and the connection stays usable. Only a connection that owes replies and delivers no byte for
+``stall_seconds`` is given up as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from itertools import chain
+from typing import Any, Final
+
+from ractogateway.errors import NotSent, StoreError
+from ractogateway.redis.config import RedisOptions
+from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.exchange import Exchange
+
+hiredis: Any
+try:
+    hiredis = importlib.import_module("hiredis")
+except ModuleNotFoundError:  # redis-py without its [hiredis] extra: `StreamWire` serves instead
+    hiredis = None
+
+_MORE: Final = object()
+_BUFFER_BYTES = 128 * 1024
+_CLOSE_SECONDS = 1.0
+
+
+class Multiplexer(asyncio.BufferedProtocol):
+    """One connection. All methods belong to its loop's thread."""
+
+    def __init__(self, connection: Any, options: RedisOptions, on_lost: Callable[[Multiplexer], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection  # redis-py's; kept referenced, never asked for anything again
+        self._on_lost = on_lost
+        self._stall_seconds = options.stall_seconds
+        self._max_in_flight = options.max_in_flight
+        self._reader = hiredis.Reader(replyError=failures.ErrorReply, notEnoughData=_MORE)
+        self._push = getattr(hiredis, "PushNotification", None)
+        # A memoryview, because asyncio's TLS protocol slices what it is given, and a slice of a bytearray is a copy.
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._outbox: deque[Exchange] = deque()
+        self._in_flight: deque[Exchange] = deque()
+        self._commands_in_flight = 0
+        self._position = 0
+        self._flush_scheduled = False
+        self._paused = False
+        self._last_progress = 0.0
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._retired = False
+        self._failure: StoreError | None = None
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._context = Context()
+
+    @classmethod
+    def take_over(cls, connection: Any, options: RedisOptions, on_lost: Callable[[Multiplexer], None]) -> Multiplexer:
+        """Give the transport of a freshly connected redis.asyncio connection to a multiplexer."""
+        wire = cls(connection, options, on_lost)
+        wire._transport.set_protocol(wire)
+        return wire
+
+    @staticmethod
+    def can_take_over(connection: Any) -> bool:
+        """Whether this release of redis-py keeps its stream where we know it, with nothing read ahead of us."""
+        reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+        unread = getattr(reader, "_buffer", None)
+        parser = getattr(getattr(connection, "_parser", None), "_reader", None)
+        ahead = parser is not None and hasattr(parser, "has_data") and parser.has_data()
+        return hiredis is not None and unread is not None and not unread and not ahead and hasattr(writer, "transport")
+
+    # --- outgoing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether commands may still be submitted."""
+        return not (self._retired or self._transport.is_closing())
+
+    def pending(self) -> Iterable[Exchange]:
+        """Whatever is not answered yet."""
+        return chain(self._in_flight, self._outbox)
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send the commands: at once when the connection is idle, with all others of this tick otherwise."""
+        self._outbox.append(exchange)
+        if not self._flush_scheduled:
+            if self._in_flight:
+                self._schedule_flush()
+            else:
+                self._flush()
+
+    def _schedule_flush(self) -> None:
+        self._flush_scheduled = True
+        self._loop.call_soon(self._flush, context=self._context)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._paused or self._transport.is_closing():
+            return
+        outbox, in_flight = self._outbox, self._in_flight
+        if not in_flight:
+            self._last_progress = self._loop.time()
+        pieces: list[bytes] = []
+        while outbox and self._commands_in_flight < self._max_in_flight:
+            exchange = outbox.popleft()
+            if exchange.claim():
+                pieces.extend(map(hiredis.pack_command, exchange.commands))
+                in_flight.append(exchange)
+                self._commands_in_flight += len(exchange.commands)
+        if pieces:
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if self._stall_timer is None:
+                self._watch(self._stall_seconds)
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now: later commands wait, unsent."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The socket has room again."""
+        self._paused = False
+        if self._outbox and not self._flush_scheduled:
+            self._flush()
+
+    # --- incoming ----------------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Where the transport puts what it reads."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand out the replies that are complete."""
+        self._last_progress = self._loop.time()
+        try:
+            self._reader.feed(self._buffer, 0, nbytes)
+            self._hand_out()
+        except (hiredis.HiredisError, IndexError) as error:
+            # Not the protocol, or a reply that nobody asked for: from here on no position can be trusted.
+            self._abort(failures.lost_connection(error))
+        if self._outbox and not self._flush_scheduled:
+            self._schedule_flush()
+
+    def _hand_out(self) -> None:
+        gets, in_flight, push = self._reader.gets, self._in_flight, self._push
+        while (reply := gets()) is not _MORE:
+            if reply.__class__ is push:
+                continue
+            exchange = in_flight[0]
+            replies = exchange.replies
+            replies[self._position] = reply
+            self._position += 1
+            self._commands_in_flight -= 1
+            if self._position == len(replies):
+                in_flight.popleft()
+                self._position = 0
+                exchange.finish()
+            if reply.__class__ is failures.ErrorReply and failures.server_error_code(reply) == "READONLY":
+                # A primary that became a replica: the next connection may lead to its successor.
+                self._retired = True
+        if self._retired and not in_flight:
+            self._transport.abort()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, seconds: float) -> None:
+        self._stall_timer = self._loop.call_later(seconds, self._check_for_stall, context=self._context)
+
+    def _check_for_stall(self) -> None:
+        self._stall_timer = None
+        if not self._in_flight:
+            return
+        left = self._last_progress + self._stall_seconds - self._loop.time()
+        if left > 0:
+            self._watch(left)
+        else:
+            self._abort(failures.lost_connection(TimeoutError()))
+
+    def _abort(self, failure: StoreError) -> None:
+        self._failure = self._failure or failure
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Everybody who still waits is told, by whether the command had left."""
+        failure = self._failure = self._failure or failures.lost_connection(exc or EOFError())
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        # Or the connection, when it is collected, would warn that nobody closed it.
+        self._connection._reader = self._connection._writer = None
+        while self._in_flight:
+            self._in_flight.popleft().finish(failure)
+        while self._outbox:
+            self._outbox.popleft().finish(NotSent("the connection to Redis was lost before the command was sent"))
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._on_lost(self)
+
+    async def aclose(self, failure: StoreError) -> None:
+        """Close at once; whoever still waits gets ``failure``. Returns when the socket is closed."""
+        if not self._lost.done():
+            self._abort(failure)
+            await asyncio.wait([self._lost], timeout=_CLOSE_SECONDS)
