@@ -14,6 +14,7 @@
     │   ├── StoreUnavailable                     an outage: the same call may succeed later
     │   │   ├── StoreTimeout   (also TimeoutError)
     │   │   ├── NotSent        (also ConnectionError)   the command never left
+    │   │   │   └── BreakerOpen                  many calls failed; for a moment no more are tried
     │   │   ├── OutcomeUnknown (also ConnectionError)   the command left, no reply came
     │   │   └── StoreNotReady                    LOADING, READONLY, OOM, MISCONF, CLUSTERDOWN …
     │   └── StoreRefused                         the server understood and said no: trying again is futile
@@ -44,6 +45,7 @@ __all__ = [
     "AuthenticationFailed",
     "BlockingCallInLoopError",
     "BlockingCallWarning",
+    "BreakerOpen",
     "CertificateRejected",
     "InvalidTypeError",
     "InvalidValueError",
@@ -152,6 +154,10 @@ class StoreTimeout(StoreUnavailable, TimeoutError):
 
 class NotSent(StoreUnavailable, ConnectionError):
     """The command never left this process: sending it again is safe."""
+
+
+class BreakerOpen(NotSent):
+    """Many calls in a row failed a moment ago, so this one was not tried (`RedisOptions.breaker_seconds`)."""
 
 
 class OutcomeUnknown(StoreUnavailable, ConnectionError):

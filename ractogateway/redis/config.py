@@ -41,12 +41,16 @@ class RedisOptions(_Config):
         connect_timeout_seconds: for one attempt at a connection, TLS and authentication included.
         stall_seconds: a connection that owes replies and delivers no byte for so long is given up.
         max_in_flight: commands sent and not yet answered on one connection; later ones wait their turn.
+        breaker_failures: so many calls of one object failing in a row make it stop trying.
+        breaker_seconds: for so long; then one call at a time finds out whether Redis is back.
     """
 
     timeout_seconds: _Seconds | None = None
     connect_timeout_seconds: _Seconds = 1.0
     stall_seconds: _Seconds = 2.0
     max_in_flight: Annotated[int, Field(ge=1, strict=True)] = 4096
+    breaker_failures: Annotated[int, Field(ge=1, strict=True)] = 10
+    breaker_seconds: _Seconds = 1.0
 
 
 class _PrefixedConfig(_Config):

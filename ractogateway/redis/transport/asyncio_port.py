@@ -13,6 +13,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from ractogateway.errors import StoreTimeout, UnsupportedEventLoopError
+from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
@@ -76,8 +77,8 @@ class _AwaitingPort(Port):
 class AsyncioPort(_AwaitingPort, RetryingPort):
     """Over the link of whatever loop is running: one object serves every loop of the process."""
 
-    def __init__(self, endpoint: Endpoint, limits: TimeLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
+        super().__init__(limits, breaker)
         self._endpoint = endpoint
 
     def _route(self) -> Link:

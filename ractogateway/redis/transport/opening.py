@@ -7,6 +7,7 @@ from typing import cast
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport.asyncio_port import AsyncClientPort, AsyncioPort, WorkerThreadPort
+from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint, endpoint_for
 from ractogateway.redis.transport.port import Port, TimeLimits
@@ -20,7 +21,7 @@ _EMBEDDED_START_SECONDS = 10.0
 def open_async_port(url: str | None, client: object, options: RedisOptions | None, limits: TimeLimits) -> Port:
     """The port of an async core: over ``url``, or over a redis.asyncio ``client``."""
     if client is None:
-        return AsyncioPort(*_endpoint(url, options, limits))
+        return AsyncioPort(*_ways(url, options, limits))
     _refuse_both(url, options)
     check_async_client(client)
     return AsyncClientPort(cast("AsyncClient", client))
@@ -29,7 +30,7 @@ def open_async_port(url: str | None, client: object, options: RedisOptions | Non
 def open_blocking_port(url: str | None, client: object, options: RedisOptions | None, limits: TimeLimits) -> Port:
     """The port of a blocking face: over ``url``, or over a redis-py ``client``."""
     if client is None:
-        return ThreadPort(*_endpoint(url, options, limits))
+        return ThreadPort(*_ways(url, options, limits))
     return _client_port(url, client, options)
 
 
@@ -46,20 +47,19 @@ def _client_port(url: str | None, client: object, options: RedisOptions | None) 
     return ClientPort(cast("BlockingClient", client))
 
 
-def _endpoint(url: str | None, options: RedisOptions | None, limits: TimeLimits) -> tuple[Endpoint, TimeLimits]:
+def _ways(url: str | None, options: RedisOptions | None, limits: TimeLimits) -> tuple[Endpoint, TimeLimits, Breaker]:
     if options is None:
         options = RedisOptions()
     elif not isinstance(options, RedisOptions):
         raise InvalidTypeError(f"options must be a RedisOptions, not {type(options).__name__}")
-    total = options.timeout_seconds
-    # The total is the face's own affair; faces that differ in nothing else share their connections.
-    shared = options.model_copy(update={"timeout_seconds": None})
+    # Patience is each object's own affair; objects that differ in nothing else share their connections.
+    shared = RedisOptions(**options.model_dump(exclude={"timeout_seconds", "breaker_failures", "breaker_seconds"}))
     endpoint = endpoint_for(url, shared)
-    if total is not None:
-        limits = TimeLimits(total, total)
+    if options.timeout_seconds is not None:
+        limits = TimeLimits(options.timeout_seconds, options.timeout_seconds)
     if endpoint.address.is_embedded:
         limits = TimeLimits(limits.connected, max(limits.connecting, _EMBEDDED_START_SECONDS))
-    return endpoint, limits
+    return endpoint, limits, Breaker(options.breaker_failures, options.breaker_seconds)
 
 
 def _refuse_both(url: str | None, options: RedisOptions | None) -> None:

@@ -18,6 +18,7 @@ calling thread.
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -26,6 +27,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from ractogateway.errors import RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
 from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
 
@@ -96,8 +98,9 @@ class Route(Protocol):
 class RetryingPort(Port):
     """A port over connections of ours: the total time and the retries of a call are kept here, once for all of them."""
 
-    def __init__(self, limits: TimeLimits) -> None:
+    def __init__(self, limits: TimeLimits, breaker: Breaker) -> None:
         self._limits = limits
+        self._breaker = breaker
 
     @abstractmethod
     def _route(self) -> Route:
@@ -108,25 +111,39 @@ class RetryingPort(Port):
         """Send the commands; the exchange as it stands when all is answered, the connection failed or time is up."""
 
     async def run(self, call: Call[T]) -> T:
-        route = self._route()
-        deadline = self.now() + (self._limits.connected if route.connected else self._limits.connecting)
-        exchange = await self._exchange(route, (call.command,), deadline)
-        reply = exchange.replies[0]
-        # Nearly every call ends here; the bookkeeping of retries is for the others.
-        if reply is not UNANSWERED and not isinstance(reply, Exception):
-            return call.parse(reply)
-        (reply,) = await self._settle(_Batch((call,)), exchange, deadline)
+        probe = self._breaker.admit()
+        try:
+            route = self._route()
+            deadline = self._deadline(route)
+            exchange = await self._exchange(route, (call.command,), deadline)
+            reply = exchange.replies[0]
+            # Nearly every call has its reply now; the bookkeeping of retries is for the others.
+            if reply is UNANSWERED or isinstance(reply, Exception):
+                (reply,) = await self._settle(_Batch((call,)), exchange, deadline)
+        except BaseException as error:
+            self._breaker.ended_badly(error, probe=probe)
+            raise
+        self._breaker.succeeded()
         return call.parse(reply)
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         if not calls:
             return []
-        route = self._route()
-        deadline = self.now() + (self._limits.connected if route.connected else self._limits.connecting)
-        batch = _Batch(calls)
-        exchange = await self._exchange(route, batch.open_commands(), deadline)
-        replies = await self._settle(batch, exchange, deadline)
+        probe = self._breaker.admit()
+        try:
+            route = self._route()
+            deadline = self._deadline(route)
+            batch = _Batch(calls)
+            exchange = await self._exchange(route, batch.open_commands(), deadline)
+            replies = await self._settle(batch, exchange, deadline)
+        except BaseException as error:
+            self._breaker.ended_badly(error, probe=probe)
+            raise
+        self._breaker.succeeded()
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
+
+    def _deadline(self, route: Route) -> float:
+        return self.now() + (self._limits.connected if route.connected else self._limits.connecting)
 
     async def _settle(self, batch: _Batch, exchange: Exchange, deadline: float) -> list[Any]:
         """Send again what may be sent again, until all is answered or the time is up."""
@@ -182,9 +199,15 @@ class _Batch:
         return trouble
 
     @staticmethod
-    def _unanswered(call: Call[Any], failure: StoreError | None) -> StoreUnavailable:
+    def _unanswered(call: Call[Any], shared: StoreError | None) -> StoreUnavailable:
+        if shared is None:
+            raise RactoGatewayError("a reply is missing and nobody says why")
+        # Everybody who waited on the connection was handed the same object; raised by many, it would collect the
+        # tracebacks of all of them.
+        failure = copy.copy(shared)
+        failure.__cause__ = shared.__cause__
         if not isinstance(failure, StoreUnavailable):
-            raise failure or RactoGatewayError("a reply is missing and nobody says why")
+            raise failure
         if failure.may_have_applied and not call.replay_safe:
             raise failure
         return failure

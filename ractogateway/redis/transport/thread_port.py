@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from ractogateway.errors import StoreTimeout
 from ractogateway.redis.transport.blocking_port import BlockingPort
+from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
@@ -27,8 +28,8 @@ T = TypeVar("T")
 class ThreadPort(BlockingPort, RetryingPort):
     """The core's coroutine runs in the calling thread, its commands on the private event-loop thread."""
 
-    def __init__(self, endpoint: Endpoint, limits: TimeLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
+        super().__init__(limits, breaker)
         self._endpoint = endpoint
         self._lane: _Lane | None = None
         self._spare: ClientPort | None = None

@@ -1,0 +1,80 @@
+"""A circuit breaker: once many calls in a row have failed, the next ones fail at once instead of waiting for their time
+limits, and one call at a time finds out whether Redis is back.
+
+It sits below the tools, so it counts failures that a tool swallows (the cache's, for one). The pattern is M. Nygard's,
+"Release It!" (2007).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from ractogateway.errors import BreakerOpen, StoreRefused, StoreUnavailable
+from ractogateway.redis.transport.forking import new_lock_after_fork
+
+logger = logging.getLogger("ractogateway.redis.transport")
+
+
+class Breaker:
+    """Counts the outcomes of one object's calls. Safe for threads.
+
+    Args:
+        failures: so many failed calls in a row open the breaker.
+        seconds: so long it refuses all calls; then one is let through, whose outcome closes or opens it again.
+    """
+
+    def __init__(self, failures: int, seconds: float) -> None:
+        self._threshold = failures
+        self._seconds = seconds
+        self._in_a_row = 0
+        self._opened_at: float | None = None
+        self._probing = False
+        self._lock = threading.Lock()
+        new_lock_after_fork(self)
+
+    def admit(self) -> bool:
+        """Let a call through, or refuse it. True when it is the probe, whose end must be told in any case.
+
+        Raises:
+            BreakerOpen: nothing was sent.
+        """
+        if self._opened_at is None:
+            return False
+        with self._lock:
+            if self._opened_at is None:
+                return False
+            if self._probing or time.monotonic() - self._opened_at < self._seconds:
+                raise BreakerOpen("Redis was unavailable a moment ago; it is not asked again before a probe succeeds")
+            self._probing = True
+            return True
+
+    def succeeded(self) -> None:
+        """The server answered, be it with an error."""
+        if self._in_a_row or self._opened_at is not None:
+            with self._lock:
+                was_open = self._opened_at is not None
+                self._in_a_row, self._opened_at, self._probing = 0, None, False
+            if was_open:
+                logger.info("circuit breaker closed: Redis answers again")
+
+    def ended_badly(self, error: BaseException, *, probe: bool) -> None:
+        """The call raised: an outage, an error that the server sent, or a cancellation."""
+        if isinstance(error, StoreUnavailable):
+            self._failed()
+        elif isinstance(error, StoreRefused):
+            self.succeeded()
+        elif probe:  # its outcome will never be known: the next call is the probe
+            with self._lock:
+                self._probing = False
+
+    def _failed(self) -> None:
+        with self._lock:
+            self._in_a_row += 1
+            opens = self._opened_at is None and self._in_a_row >= self._threshold
+            if opens or self._probing:
+                self._opened_at = time.monotonic()
+                self._probing = False
+        if opens:
+            logger.info("circuit breaker open: %d calls in a row failed", self._in_a_row)
