@@ -81,8 +81,8 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
         super().__init__(limits, breaker)
         self._endpoint = endpoint
 
-    def _route(self) -> Link:
-        return link_for(running_loop(), self._endpoint)
+    def _route(self, *, bulky: bool) -> Link:
+        return link_for(running_loop(), self._endpoint, bulky=bulky)
 
     async def _exchange(self, route: Link, commands: Sequence[Command], deadline: float) -> Exchange:
         exchange = _FutureExchange(commands, deadline, route.loop)

@@ -39,6 +39,8 @@ class Call(Generic[T]):
         parse: turns the raw reply into the value that the core wants. Replies arrive as bytes, never decoded.
         replay_safe: running it twice has the effect and the reply of running it once, so it may be sent again when the
             outcome of the first try is unknown.
+        bulky: the reply may be large. It comes over a connection of its own, so that small replies need not wait for
+            it.
         script: set when the command is an EVALSHA; the EVAL of the same call is sent where the server lacks the script.
     """
 
@@ -47,6 +49,7 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
     replay_safe: bool
     script: Script | None = None
+    bulky: bool = False
 
     def as_eval(self) -> Command:
         """The same script call with the source instead of its SHA-1."""
@@ -68,7 +71,13 @@ def script_call(
 
 
 def plain_call(
-    name: bytes, keys: tuple[bytes, ...], arguments: Sequence[Argument], parse: Callable[[Any], T], *, replay_safe: bool
+    name: bytes,
+    keys: tuple[bytes, ...],
+    arguments: Sequence[Argument],
+    parse: Callable[[Any], T],
+    *,
+    replay_safe: bool,
+    bulky: bool = False,
 ) -> Call[T]:
     """A call of a plain command whose keys come before its other arguments."""
-    return Call((name, *keys, *arguments), keys, parse, replay_safe)
+    return Call((name, *keys, *arguments), keys, parse, replay_safe, bulky=bulky)

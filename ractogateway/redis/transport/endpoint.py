@@ -69,6 +69,7 @@ class Endpoint:
         self.options = options
         # A string, whose hash is computed once: it is looked up with every command. It never leaves the process.
         self.key = f"{options!r} {address.url}"
+        self.bulky_key = f"bulky {self.key}"
         self.links: list[weakref.ref[Link]] = []
         # The list, not self: a finalizer that referred to its object would keep it alive.
         weakref.finalize(self, _retire_all, self.links).atexit = False

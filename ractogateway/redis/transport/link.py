@@ -182,18 +182,19 @@ _LINKS = "_ractogateway_links"
 _all_links: weakref.WeakSet[Link] = weakref.WeakSet()
 
 
-def link_for(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> Link:
-    """The link to this endpoint in this (running) loop.
+def link_for(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *, bulky: bool = False) -> Link:
+    """The link to this endpoint in this (running) loop; there is one for small replies and one for bulky ones.
 
     The links live on the loop itself, so they die with it. A registry keyed weakly by the loop would not do: a link
     refers to its loop, and the registry's value would keep its own key alive.
     """
-    links: dict[Any, Link] | None = loop.__dict__.get(_LINKS)
+    links: dict[str, Link] | None = loop.__dict__.get(_LINKS)
     if links is None:
         links = loop.__dict__[_LINKS] = {}
-    link = links.get(endpoint.key)
+    key = endpoint.bulky_key if bulky else endpoint.key
+    link = links.get(key)
     if link is None or link.closed:
-        link = links[endpoint.key] = Link(loop, endpoint)
+        link = links[key] = Link(loop, endpoint)
         endpoint.links.append(weakref.ref(link))
         _all_links.add(link)
     elif not link.belongs_to(endpoint):
@@ -214,10 +215,10 @@ def bury_inherited_links() -> None:
     _all_links.clear()
 
 
-def peek_link(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> Link | None:
-    """The link to this endpoint in this loop, if there is one."""
-    links: dict[Any, Link] = loop.__dict__.get(_LINKS, {})
-    return links.get(endpoint.key)
+def peek_link(loop: asyncio.AbstractEventLoop, key: str) -> Link | None:
+    """The link with this key (of an endpoint) in this loop, if there is one."""
+    links: dict[str, Link] = loop.__dict__.get(_LINKS, {})
+    return links.get(key)
 
 
 async def close_links(loop: asyncio.AbstractEventLoop) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import importlib
 import os
 import threading
 from collections import deque
@@ -28,6 +29,27 @@ class NoThread(Exception):
     """The interpreter is too far gone to start a thread."""
 
 
+class Lane:
+    """The way through the private thread to one endpoint, for small or for bulky replies."""
+
+    __slots__ = ("_key", "bulky", "endpoint", "thread")
+
+    def __init__(self, thread: LoopThread, endpoint: Endpoint, bulky: bool) -> None:
+        self.thread = thread
+        self.endpoint = endpoint
+        self.bulky = bulky
+        self._key = endpoint.bulky_key if bulky else endpoint.key
+
+    @property
+    def connected(self) -> bool:
+        """Whether a command could leave at once.
+
+        Read from another thread than the link's, so it is only a hint; all that depends on it is a time limit.
+        """
+        link = links.peek_link(self.thread.loop, self._key)
+        return link is not None and link.connected
+
+
 class LoopThread:
     """A thread that runs an event loop and takes exchanges from any other thread."""
 
@@ -35,11 +57,11 @@ class LoopThread:
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self._inbox: deque[tuple[Endpoint, Exchange]] = deque()
+        self._inbox: deque[tuple[Lane, Exchange]] = deque()
         self._awake = False
         self._ended = False
         self._context = Context()
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_event_loop()
         self._thread = threading.Thread(target=self._main, name="ractogateway-redis", daemon=True)
         try:
             self._thread.start()
@@ -67,9 +89,9 @@ class LoopThread:
         """Whether exchanges that are handed over now will be served."""
         return not self._ended
 
-    def hand_over(self, endpoint: Endpoint, exchange: Exchange) -> None:
+    def hand_over(self, lane: Lane, exchange: Exchange) -> None:
         """Queue an exchange; one wake-up of the loop serves a whole burst of them."""
-        self._inbox.append((endpoint, exchange))
+        self._inbox.append((lane, exchange))
         # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.
         if not self._awake:
             self._awake = True
@@ -82,8 +104,8 @@ class LoopThread:
         self._awake = False
         inbox = self._inbox
         while inbox:
-            endpoint, exchange = inbox.popleft()
-            links.link_for(self.loop, endpoint).submit(exchange)
+            lane, exchange = inbox.popleft()
+            links.link_for(self.loop, lane.endpoint, bulky=lane.bulky).submit(exchange)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -123,6 +145,16 @@ class LoopThread:
         thread, cls.current = cls.current, None
         if thread is not None:
             immortalise(thread)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    # The loop is ours alone, so the faster kind may serve whatever loops the program itself uses.
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _after_fork_in_child() -> None:

@@ -103,7 +103,7 @@ class RetryingPort(Port):
         self._breaker = breaker
 
     @abstractmethod
-    def _route(self) -> Route:
+    def _route(self, *, bulky: bool) -> Route:
         """Where commands go now."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ class RetryingPort(Port):
     async def run(self, call: Call[T]) -> T:
         probe = self._breaker.admit()
         try:
-            route = self._route()
+            route = self._route(bulky=call.bulky)
             deadline = self._deadline(route)
             exchange = await self._exchange(route, (call.command,), deadline)
             reply = exchange.replies[0]
@@ -131,9 +131,9 @@ class RetryingPort(Port):
             return []
         probe = self._breaker.admit()
         try:
-            route = self._route()
-            deadline = self._deadline(route)
             batch = _Batch(calls)
+            route = self._route(bulky=batch.bulky)
+            deadline = self._deadline(route)
             exchange = await self._exchange(route, batch.open_commands(), deadline)
             replies = await self._settle(batch, exchange, deadline)
         except BaseException as error:
@@ -158,7 +158,7 @@ class RetryingPort(Port):
                     raise trouble
                 await self.sleep(pause)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
-            exchange = await self._exchange(self._route(), batch.open_commands(), deadline)
+            exchange = await self._exchange(self._route(bulky=batch.bulky), batch.open_commands(), deadline)
 
 
 class _Batch:
@@ -169,6 +169,7 @@ class _Batch:
         self._commands = [call.command for call in calls]
         self._replies: list[Any] = [UNANSWERED] * len(calls)
         self.open: Sequence[int] = range(len(calls))
+        self.bulky = any(call.bulky for call in calls)
 
     def open_commands(self) -> list[Command]:
         return [self._commands[index] for index in self.open]

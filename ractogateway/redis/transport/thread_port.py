@@ -18,8 +18,7 @@ from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.link import peek_link
-from ractogateway.redis.transport.loop_thread import LoopThread, NoThread
+from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
 
 T = TypeVar("T")
@@ -31,7 +30,7 @@ class ThreadPort(BlockingPort, RetryingPort):
     def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
         super().__init__(limits, breaker)
         self._endpoint = endpoint
-        self._lane: _Lane | None = None
+        self._lanes: list[Lane | None] = [None, None]
         self._spare: ClientPort | None = None
 
     async def run(self, call: Call[T]) -> T:
@@ -46,15 +45,15 @@ class ThreadPort(BlockingPort, RetryingPort):
         except NoThread:
             return await self._spare_port().run_many(calls)
 
-    def _route(self) -> _Lane:
-        lane = self._lane
+    def _route(self, *, bulky: bool) -> Lane:
+        lane = self._lanes[bulky]
         if lane is None or lane.thread is not LoopThread.current or not lane.thread.alive:
-            lane = self._lane = _Lane(LoopThread.get(), self._endpoint)
+            lane = self._lanes[bulky] = Lane(LoopThread.get(), self._endpoint, bulky)
         return lane
 
-    async def _exchange(self, route: _Lane, commands: Sequence[Command], deadline: float) -> Exchange:
+    async def _exchange(self, route: Lane, commands: Sequence[Command], deadline: float) -> Exchange:
         exchange = _LockExchange(commands)
-        route.thread.hand_over(self._endpoint, exchange)
+        route.thread.hand_over(route, exchange)
         try:
             answered = exchange.answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
@@ -81,22 +80,6 @@ class ThreadPort(BlockingPort, RetryingPort):
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )
-
-
-class _Lane:
-    """The way through the private thread to one endpoint."""
-
-    __slots__ = ("endpoint", "thread")
-
-    def __init__(self, thread: LoopThread, endpoint: Endpoint) -> None:
-        self.thread = thread
-        self.endpoint = endpoint
-
-    @property
-    def connected(self) -> bool:
-        # Read from another thread than the link's, so only a hint; all that depends on it is a time limit.
-        link = peek_link(self.thread.loop, self.endpoint)
-        return link is not None and link.connected
 
 
 class _LockExchange(Exchange):
