@@ -175,7 +175,11 @@ class StoreNotReady(StoreUnavailable):
 
 
 class StoreRefused(StoreError):
-    """The server understood the command and refused it: trying again is futile."""
+    """The server understood the command and refused it: trying again is futile. ``code`` is its first word."""
+
+    def __init__(self, message: str, *, code: str = "ERR") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class AuthenticationFailed(StoreRefused):

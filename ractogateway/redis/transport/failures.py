@@ -66,12 +66,13 @@ def server_error(error: Exception) -> StoreError:
     if code in _NOT_READY:
         return StoreNotReady(f"Redis cannot serve now ({code})", code=code)
     if code in _AUTHENTICATION:
-        return AuthenticationFailed("Redis rejected the user name or password")
+        return AuthenticationFailed("Redis rejected the user name or password", code=code)
     if code == "NOPERM":
-        return PermissionDenied("the ACL of Redis forbids this user a command or key that is needed")
+        return PermissionDenied("the ACL of Redis forbids this user a command or key that is needed", code=code)
     if code == "WRONGTYPE":
-        return WrongKeyType("a key under this prefix holds a value of another type: does something else write there?")
-    return StoreRefused(f"Redis refused a command ({code})")
+        text = "a key under this prefix holds a value of another type: does something else write there?"
+        return WrongKeyType(text, code=code)
+    return StoreRefused(f"Redis refused a command ({code})", code=code)
 
 
 def is_server_error(error: Exception) -> bool:

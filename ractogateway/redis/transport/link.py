@@ -32,8 +32,6 @@ _IDLE_GRACE_SECONDS = 10.0
 _TICK_SECONDS = 0.01
 """How late the end of a caller's time may be noticed."""
 
-_NO_CONTEXT = Context()
-
 
 class Link:
     """All methods belong to the loop's thread."""
@@ -46,10 +44,13 @@ class Link:
         # Weak, because a link must not keep alive the reference count that decides over its own end.
         self._endpoint = weakref.ref(endpoint)
         self._queue: deque[Exchange] = deque()
-        self._wire: Multiplexer | StreamWire | None = None
+        self._wire: Multiplexer | StreamWire | None = None  # takes new commands
+        self._wires: list[Multiplexer | StreamWire] = []  # that one, and retired ones that still owe replies
         self._connecting: asyncio.Task[None] | None = None
         self._closer: AsyncGenerator[None, None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        # One a link: a context can be entered by one thread at a time, and other loops run in other threads.
+        self._context = Context()
 
     @property
     def connected(self) -> bool:
@@ -67,7 +68,7 @@ class Link:
     def submit(self, exchange: Exchange) -> None:
         """Send the commands, or keep them until there is a connection."""
         if self._ticker is None:
-            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=_NO_CONTEXT)
+            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=self._context)
         wire = self._wire
         if wire is not None and wire.usable:
             wire.submit(exchange)
@@ -87,13 +88,15 @@ class Link:
         of the command's whole cost.
         """
         self._ticker = None
-        under_way = [*self._queue, *(self._wire.pending() if self._wire is not None else ())]
+        under_way = [*self._queue]
+        for wire in self._wires:
+            under_way += wire.pending()
         now = time.monotonic()
         for exchange in under_way:
             if exchange.deadline <= now:
                 exchange.expire()
         if under_way:
-            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=_NO_CONTEXT)
+            self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=self._context)
 
     def retire(self) -> None:
         """The last owner is gone: close after a grace, unless a new one comes first."""
@@ -112,8 +115,8 @@ class Link:
             connecting.cancel()
             await asyncio.wait([connecting])
         self._refuse_queue(NotSent("the connection was closed"))
-        if self._wire is not None:
-            await self._wire.aclose(failures.lost_connection(EOFError()))
+        for wire in list(self._wires):
+            await wire.aclose(failures.lost_connection(EOFError()))
         closer, self._closer = self._closer, None
         if closer is not None:
             # Finds the link closed. Where the generator itself is what brought us here, it is running: nothing to do.
@@ -122,9 +125,10 @@ class Link:
 
     async def _connect(self) -> None:
         try:
-            self._wire = await self._open_wire()
+            self._wire = wire = await self._open_wire()
+            self._wires.append(wire)
             while self._queue:
-                self._wire.submit(self._queue.popleft())
+                wire.submit(self._queue.popleft())
         except StoreError as failure:
             self._refuse_queue(failure)
         except BaseException:
@@ -139,20 +143,21 @@ class Link:
         try:
             async with asyncio.timeout(self._options.connect_timeout_seconds):
                 await connection.connect()
+            if self._closer is None:
+                self._closer = _until_the_loop_ends(weakref.ref(self))
+                await anext(self._closer)
+            if Multiplexer.can_take_over(connection):
+                return Multiplexer.take_over(connection, self._options, self._on_lost)
+            return StreamWire(connection, self._options, self._on_lost)
         except (redis_errors.RedisError, OSError, EOFError) as error:
             await _disconnect_quietly(connection)
             raise failures.connect_error(error) from error
         except BaseException:
             await _disconnect_quietly(connection)
             raise
-        if self._closer is None:
-            self._closer = _until_the_loop_ends(weakref.ref(self))
-            await anext(self._closer)
-        if Multiplexer.can_take_over(connection):
-            return Multiplexer.take_over(connection, self._options, self._on_lost)
-        return StreamWire(connection, self._options, self._on_lost)
 
     def _on_lost(self, wire: Multiplexer | StreamWire) -> None:
+        self._wires.remove(wire)
         if self._wire is wire:
             self._wire = None
 

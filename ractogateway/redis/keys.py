@@ -1,0 +1,98 @@
+"""The only place where a Redis key is spelled.
+
+A key is ``<prefix>:{<tag>}:<kind>``, some kinds with a further digest. The tag is a digest of prefix, namespace and id,
+each with its length before it, so that
+
+* no two owners share a key, whatever characters their ids hold (``app`` + ``x:y`` is not ``app:x`` + ``y``);
+* an id with ``{``, ``}`` or ``*`` in it chooses no cluster slot and matches no glob;
+* no id can be read from a key;
+* all keys of one owner are in one cluster slot, so that a script may touch them together.
+
+The prefix stands in front as it was given: that is what an ACL pattern (``~prefix:*``) names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+
+_TAG_BYTES = 16
+
+
+def _bytes(text: str) -> bytes:
+    # Lone surrogates are legal in a Python string, and two of them must not become the same "?".
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _tag(tool: bytes, prefix: str, namespace: str, owner: str) -> bytes:
+    parts = (tool, _bytes(prefix), _bytes(namespace), _bytes(owner))
+    digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).digest()
+    return _text(digest[:_TAG_BYTES])
+
+
+def _text(digest: bytes) -> bytes:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKeys:
+    """Keys of one exact cache: a generation, an index of live entries by expiry, and the entries."""
+
+    generation: bytes
+    index: bytes
+    _entry: bytes
+
+    @classmethod
+    def of(cls, prefix: str, namespace: str) -> CacheKeys:
+        """The keys of the cache under this prefix for this tenant."""
+        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"cache", prefix, namespace, ""))
+        return cls(base + b"generation", base + b"index", base + b"e:")
+
+    @staticmethod
+    def member(fingerprint: bytes) -> bytes:
+        """The name of an entry in the index."""
+        return _text(fingerprint)
+
+    def entry(self, fingerprint: bytes) -> bytes:
+        """The key of one answer."""
+        return self._entry + _text(fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterKeys:
+    """Keys of one user's budget: the log of charges, and a record an operation."""
+
+    log: bytes
+    _operation: bytes
+
+    @classmethod
+    def of(cls, prefix: str, user_id: str) -> LimiterKeys:
+        """The keys of one user."""
+        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"limiter", prefix, "", user_id))
+        return cls(base + b"tokens", base + b"op:")
+
+    def operation(self, operation_id: bytes) -> bytes:
+        """The key that remembers that an operation was charged."""
+        return self._operation + _text(operation_id)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryKeys:
+    """Keys of one conversation: the list of its messages, and the hash with its state (revision, turns, recent
+    operations).
+    """
+
+    messages: bytes
+    state: bytes
+
+    @classmethod
+    def of(cls, prefix: str, namespace: str, conversation_id: str) -> MemoryKeys:
+        """The keys of one conversation."""
+        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"memory", prefix, namespace, conversation_id))
+        return cls(base + b"messages", base + b"state")
+
+
+def operation_id(request_id: str) -> bytes:
+    """Sixteen bytes that stand for a caller's own request id."""
+    return hashlib.sha256(_bytes(request_id)).digest()[:16]

@@ -1,0 +1,221 @@
+"""The shape of a stored message, and where a turn starts.
+
+A conversation is a Redis List of *entries*. An entry is a two-character header and the message as compact UTF-8 JSON::
+
+    1 U {"role":"user","content":"Hello!"}
+    | |
+    | kind: P pinned, U starts a turn, M any other message
+    format version
+
+The header is ASCII and stays in the clear, so that a script tells turns apart without reading any JSON (and will still
+do so once the rest is encrypted). The kind stays the second character in every future version: a release that cannot
+read an entry can then still trim the conversation in whole turns.
+
+A **turn** starts at a message of role user that carries more than tool results. Anthropic and Gemini return a tool's
+result under the role user: cutting there would leave a result whose call is gone, which every provider refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn
+
+from ractogateway._checks import check_role
+from ractogateway.errors import InvalidTypeError, InvalidValueError
+from ractogateway.messages import Message
+
+__all__ = ["Kind", "check_message", "decode_entry", "encode_entry", "entry_kind", "kind_of"]
+
+Kind = Literal["P", "U", "M"]
+"""P: pinned (system, developer). U: starts a turn. M: any other message, part of the turn it stands in."""
+
+_VERSION = "1"
+_VERSIONS = frozenset("123456789")
+_KINDS: dict[str, Kind] = {"P": "P", "U": "U", "M": "M"}
+_PINNED_ROLES = frozenset({"system", "developer"})
+_GEMINI_RESULT = ("functionResponse", "function_response")  # as in its JSON, as in its Python package
+
+_MAX_DEPTH = 100
+"""Levels of nesting. Far above any provider's shape, far below what Python's JSON parser can come back from."""
+
+_MAX_INT_BITS = 2048
+"""Python turns integers of at least 640 digits (2126 bits) into text, whatever limit the process has set."""
+
+_MAX_SHOWN_KEY = 40
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def encode_entry(message: Mapping[str, Any]) -> bytes:
+    """The entry of a message that `check_message` has passed.
+
+    Keys and values come out of `decode_entry` equal and in the same order. Text is stored as UTF-8, unescaped (escaping
+    doubles Chinese or Japanese). A lone surrogate, which UTF-8 cannot spell, is escaped; two that form a pair come out
+    as the one character they stand for.
+
+    Raises:
+        InvalidTypeError: something in the message is not JSON.
+        InvalidValueError: a number is not finite, or the nesting is too deep.
+    """
+    return f"{_VERSION}{kind_of(message)}{_to_json(message)}".encode("utf-8", "backslashreplace")
+
+
+def decode_entry(entry: bytes | str) -> dict[str, Any] | None:
+    """The message of an entry; None where it is corrupt or of a format that this release does not know.
+
+    Never raises, whatever the bytes are: one bad entry must not make a conversation unreadable.
+    """
+    try:
+        text = entry if isinstance(entry, str) else entry.decode("utf-8")
+        if text[:1] != _VERSION or text[1:2] not in _KINDS:
+            return None
+        message = _decoder.decode(text[2:])
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return None
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return None
+    return message
+
+
+def entry_kind(entry: bytes | str) -> Kind | None:
+    """The kind of an entry of any known or future version; None where there is no header.
+
+    Reads two characters: no JSON is parsed. `scripts/extend.lua` applies the same rule.
+    """
+    header = entry[:2] if isinstance(entry, str) else entry[:2].decode("latin-1")
+    if header[:1] not in _VERSIONS:
+        return None
+    return _KINDS.get(header[1:])
+
+
+def kind_of(message: Mapping[str, Any]) -> Kind:
+    """How a message takes part in trimming."""
+    role = message["role"]
+    if role in _PINNED_ROLES:
+        return "P"
+    return "U" if role == "user" and not _carries_only_tool_results(message) else "M"
+
+
+def _carries_only_tool_results(message: Mapping[str, Any]) -> bool:
+    content, parts = message.get("content"), message.get("parts")
+    if isinstance(content, str) and content:
+        return False
+    carried = [_is_anthropic_result(part) for part in content] if isinstance(content, list) else []
+    if isinstance(parts, list):
+        carried += [_is_gemini_result(part) for part in parts]
+    return bool(carried) and all(carried)
+
+
+def _is_anthropic_result(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "tool_result"
+
+
+def _is_gemini_result(part: object) -> bool:
+    # A part dumped from Gemini's own class names every possible field and sets the unused ones to None.
+    return isinstance(part, dict) and any(part.get(key) is not None for key in _GEMINI_RESULT)
+
+
+def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: int) -> dict[str, Any]:
+    """The message as a dict that can be stored, its role a plain ``str``; nested values are shared, not copied.
+
+    A plain message stays exactly ``{"role", "content"}``; fields of a provider (``tool_calls``, ``parts``, ``name`` …)
+    are kept as they are. ``max_message_bytes`` bounds the message as compact UTF-8 JSON.
+
+    Raises:
+        InvalidTypeError: not a mapping or `Message`; content that is no str, list of dicts or None; a value that JSON
+            would not give back equal, such as bytes, a tuple or a key that is no str. Names the path, never the value.
+        InvalidValueError: an unknown role, a number that is not finite, a message that is too large or too deep.
+    """
+    fields = _fields_of(message)
+    fields["role"] = check_role(fields.get("role"))
+    _check_content(fields)
+    if _bytes_at_most(fields, ()) > max_message_bytes:
+        size = len(_to_json(fields).encode("utf-8", "backslashreplace"))
+        if size > max_message_bytes:
+            raise InvalidValueError(
+                f"a message may take {max_message_bytes} bytes as JSON (max_message_bytes), this one takes {size}"
+            )
+    return fields
+
+
+def _fields_of(message: object) -> dict[str, Any]:
+    if isinstance(message, (Mapping, Message)):
+        # Iterating over a Message yields its fields as they are; model_dump would turn bytes and tuples into JSON.
+        return dict(message)
+    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}")
+
+
+def _check_content(fields: dict[str, Any]) -> None:
+    content = fields.get("content")
+    if content is None or isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise InvalidTypeError(
+            f"message.content must be a str, a list of content parts or None, not {type(content).__name__}"
+        )
+    for index, part in enumerate(content):
+        if not isinstance(part, dict):
+            raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}")
+
+
+def _to_json(message: Mapping[str, Any]) -> str:
+    try:
+        return _encoder.encode(message if isinstance(message, dict) else dict(message))
+    except (TypeError, ValueError, RecursionError):
+        # The encoder's own error does not say where, and may show the value.
+        _bytes_at_most(dict(message), ())
+        raise InvalidTypeError("message is not JSON") from None
+
+
+def _bytes_at_most(value: object, path: tuple[str | int, ...]) -> int:
+    """An upper bound of a value's size as UTF-8 JSON, which spares most messages a second encoding.
+
+    Raises where JSON would not give the value back equal: the encoder itself takes tuples and keys that are numbers.
+    """
+    if isinstance(value, str):
+        return 6 * len(value) + 2  # "\u0000" is the longest spelling of a character
+    if value is None or isinstance(value, bool):
+        return 5
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_INT_BITS:
+            raise InvalidValueError(f"{_spell(path)} must be an int of at most {_MAX_INT_BITS} bits")
+        return value.bit_length() // 3 + 3
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValueError(f"{_spell(path)} must be a finite number")
+        return 32
+    if len(path) >= _MAX_DEPTH and isinstance(value, (list, dict)):
+        raise InvalidValueError(f"a message may be nested {_MAX_DEPTH} levels deep, this one is deeper or circular")
+    if isinstance(value, list):
+        return 2 + sum(_bytes_at_most(item, (*path, index)) + 1 for index, item in enumerate(value))
+    if isinstance(value, dict):
+        return 2 + sum(_member_bytes_at_most(key, item, path) for key, item in value.items())
+    raise InvalidTypeError(
+        f"{_spell(path)} must be a dict, list, str, int, float, bool or None, not {type(value).__name__}"
+    )
+
+
+def _member_bytes_at_most(key: object, value: object, path: tuple[str | int, ...]) -> int:
+    if not isinstance(key, str):
+        raise InvalidTypeError(f"the keys of {_spell(path)} must be str, one is {type(key).__name__}")
+    return 6 * len(key) + 4 + _bytes_at_most(value, (*path, key))
+
+
+def _spell(path: tuple[str | int, ...]) -> str:
+    """``message.content[0].text``; a key that may itself be text of the conversation is not shown."""
+    return "message" + "".join(
+        f"[{step}]"
+        if isinstance(step, int)
+        else f".{step}"
+        if step.isidentifier() and step.isascii() and len(step) <= _MAX_SHOWN_KEY
+        else ".<key>"
+        for step in path
+    )
