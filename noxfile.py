@@ -87,5 +87,5 @@ def wheel(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Timings beside those of peers, in one run. They gate nothing."""
     session.install(".[all]", *group("bench"))
-    for script in session.posargs or sorted(path.stem for path in Path("benchmarks").glob("*.py")):
+    for script in session.posargs or sorted(path.stem for path in Path("benchmarks").glob("[!_]*.py")):
         session.run("python", os.fspath(Path("benchmarks", f"{script}.py")))

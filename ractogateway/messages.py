@@ -156,29 +156,44 @@ class LLMResponse(_Private):
     cached: bool = False
     saved_usage: Usage | None = None
 
-    def as_hit(self, *, shared: bool = True) -> LLMResponse:
-        """This stored answer as a cache hands it out: marked and billed at zero.
+    def as_hit(self) -> LLMResponse:
+        """A copy of this stored answer as a cache hands it out: marked, billed at zero, sharing nothing mutable."""
+        return self._copied(**self._hit_fields())
 
-        Nothing mutable is shared with the stored one, unless the caller says that nobody else has it
-        (``shared=False``).
-        """
-        return self._copied(shared, raw=None, cached=True, usage=_NO_USAGE, saved_usage=self.usage)
+    def become_hit(self) -> LLMResponse:
+        """`as_hit` without the copy, for a cache that has just decoded this answer: nobody else has it."""
+        self.__dict__.update(self._hit_fields())
+        return self
 
-    def as_stored(self, *, shared: bool = True) -> LLMResponse:
-        """This answer as a cache keeps it. A hit that is stored again is kept with what it had cost."""
+    def as_stored(self) -> LLMResponse:
+        """A copy of this answer as a cache keeps it. A hit that is stored again is kept with what it had cost."""
         usage = self.saved_usage if self.cached and self.saved_usage else self.usage
-        return self._copied(shared, raw=None, cached=False, usage=usage, saved_usage=None)
+        return self._copied(raw=None, cached=False, usage=usage, saved_usage=None)
 
-    def _copied(self, shared: bool, **update: Any) -> LLMResponse:
+    def to_stored_json(self) -> str:
+        """`as_stored` as JSON, without the fields that hold nothing.
+
+        Raises:
+            PydanticSerializationError: ``parsed`` holds something that JSON cannot hold.
+        """
+        # By name, not exclude_none or exclude_defaults: those would reach into what the user's `parsed` holds.
+        empty = {name for name in _OFTEN_NONE if getattr(self, name) is None}
+        stored = self.model_copy(update={"usage": self.saved_usage}) if self.cached and self.saved_usage else self
+        return stored.model_dump_json(exclude={"cached", "saved_usage", *empty})
+
+    def _hit_fields(self) -> dict[str, Any]:
+        return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
+
+    def _copied(self, **update: Any) -> LLMResponse:
         copied = self.model_copy(update=update)
-        if shared:
-            # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
-            for name, value in copied.__dict__.items():
-                if type(value) not in _UNCHANGING:
-                    copied.__dict__[name] = copy.deepcopy(value)
+        # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
+        for name, value in copied.__dict__.items():
+            if type(value) not in _UNCHANGING:
+                copied.__dict__[name] = copy.deepcopy(value)
         return copied
 
 
+_OFTEN_NONE = ("content", "thinking", "parsed", "model")
 _UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage})
 _NO_USAGE = Usage()
 

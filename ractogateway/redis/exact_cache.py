@@ -200,13 +200,13 @@ def _encoded(response: LLMResponse) -> bytes:
     if not isinstance(response, LLMResponse):
         raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
     try:
-        return response.as_stored(shared=False).model_dump_json().encode()
+        return response.to_stored_json().encode()
     except (PydanticSerializationError, UnicodeError, ValueError):
         raise InvalidTypeError("response.parsed holds something that JSON cannot hold") from None
 
 
 def _opened(sealed: bytes, key: bytes) -> LLMResponse | None:
     try:
-        return LLMResponse.model_validate_json(envelope.unseal(sealed, key)).as_hit(shared=False)
+        return LLMResponse.model_validate_json(envelope.unseal(sealed, key)).become_hit()
     except (envelope.BadEnvelope, ValidationError):
         return None
