@@ -133,7 +133,8 @@ class Message(_Private):
 
     def to_dict(self) -> dict[str, Any]:
         """The provider's shape: ``role``, ``content`` and whatever else was given."""
-        return {**self.model_dump(mode="json"), **(self.__pydantic_extra__ or {})}
+        extra = self.__pydantic_extra__ or {}
+        return {**self.model_dump(mode="json", exclude=set(extra)), **extra}
 
 
 class LLMResponse(_Private):
