@@ -1,0 +1,175 @@
+"""Wrong arguments: a clear error of the right type, from every face, before anything is written."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from faces import FACES, Maker
+
+from ractogateway.errors import RactoGatewayError
+from ractogateway.messages import LLMResponse
+from ractogateway.redis import RateLimitConfig
+
+REQUEST = ("question", "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content="answer")
+
+BAD_IDS = [(None, TypeError), (7, TypeError), (b"x", TypeError), ("", ValueError)]
+BAD_TOKENS = [
+    (0, ValueError),
+    (-1, ValueError),
+    (True, TypeError),
+    (1.0, TypeError),
+    (float("nan"), TypeError),
+    ("5", TypeError),
+    (None, TypeError),
+    (2**53, ValueError),
+    (10**400, ValueError),
+]
+BAD_TTLS = [
+    (0, ValueError),
+    (0.0, ValueError),
+    (-1, ValueError),
+    (float("nan"), ValueError),
+    (float("inf"), ValueError),
+    (0.0009, ValueError),
+    (True, TypeError),
+    ("60", TypeError),
+]
+
+
+@pytest.fixture(params=FACES)
+def make(request, any_server):
+    """Every face, one server: nothing here gets as far as a server, which is checked."""
+    with ExitStack() as stack:
+        yield Maker(request.param, any_server, stack)
+        if "fake" not in request.param:
+            assert any_server.command("DBSIZE") == 0
+
+
+def refused(kind, function, *arguments, **named):
+    with pytest.raises(kind) as caught:
+        function(*arguments, **named)
+    assert isinstance(caught.value, RactoGatewayError)
+    assert str(caught.value)
+
+
+@pytest.mark.parametrize(("bad", "kind"), BAD_IDS)
+def test_ids(make, bad, kind):
+    limiter, memory = make("limiter"), make("memory")
+    refused(kind, limiter.check_and_consume, bad)
+    refused(kind, limiter.consume, bad, 1)
+    refused(kind, limiter.get_remaining, bad)
+    refused(kind, limiter.reset, bad)
+    refused(kind, memory.append, bad, "user", "hi")
+    refused(kind, memory.get_history, bad)
+    refused(kind, memory.count, bad)
+    refused(kind, memory.clear, bad)
+    if bad is not None:  # None: no request id
+        refused(kind, limiter.consume, "u", 1, request_id=bad)
+        refused(kind, memory.append, "c", "user", "hi", request_id=bad)
+
+
+@pytest.mark.parametrize(("bad", "kind"), BAD_TOKENS)
+def test_token_counts(make, bad, kind):
+    limiter = make("limiter")
+    refused(kind, limiter.check_and_consume, "u", bad)
+    refused(kind, limiter.consume, "u", bad)
+    if bad != 0 or isinstance(bad, bool):
+        refused(kind, limiter.peek, "u", bad)
+    refused(kind, make("cache").put, "q", "", "m", 0.0, bad, ANSWER)
+
+
+@pytest.mark.parametrize(("bad", "kind"), BAD_TTLS)
+def test_times_to_live(make, bad, kind):
+    refused(kind, make, "cache", ttl_seconds=bad)
+    refused(kind, make("cache").put, *REQUEST, ANSWER, ttl_seconds=bad)
+
+
+@pytest.mark.parametrize("role", ["", "User", "bot", " user", "system\n", "💥"])
+def test_unknown_roles(make, role):
+    refused(ValueError, make("memory").append, "c", role, "hi")
+    refused(ValueError, make("memory").extend, "c", [{"role": role, "content": "hi"}])
+
+
+@pytest.mark.parametrize("role", [None, 1, b"user"])
+def test_roles_that_are_no_strings(make, role):
+    refused(TypeError, make("memory").append, "c", role, "hi")
+
+
+@pytest.mark.parametrize("content", [1, b"bytes", {"a": 1}, [1], object()])
+def test_contents_of_a_wrong_type(make, content):
+    refused(TypeError, make("memory").append, "c", "user", content)
+
+
+@pytest.mark.parametrize("messages", ["text", {"role": "user", "content": "x"}, None, 5, [None], ["text"], [{}]])
+def test_messages_that_are_none(make, messages):
+    refused((TypeError, ValueError), make("memory").extend, "c", messages)
+
+
+def test_no_messages(make):
+    refused(ValueError, make("memory").extend, "c", [])
+
+
+@pytest.mark.parametrize("revision", [-1, 1.0, True, "1"])
+def test_expected_revisions(make, revision):
+    refused((TypeError, ValueError), make("memory").extend, "c", [{"role": "user"}], expected_revision=revision)
+    refused((TypeError, ValueError), make("memory").clear, "c", expected_revision=revision)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        (None, "", "m", 0.0, 1),
+        ("q", None, "m", 0.0, 1),
+        ("q", "", None, 0.0, 1),
+        ("q", "", "m", "0", 1),
+        ("q", "", "m", float("nan"), 1),
+        ("q", "", "m", 0.0, 0),
+        ("q", "", "m", 0.0, 1.5),
+        (b"q", "", "m", 0.0, 1),
+    ],
+)
+def test_requests_with_wrong_fields(make, request_):
+    cache = make("cache")
+    refused((TypeError, ValueError), cache.get, *request_)
+    refused((TypeError, ValueError), cache.put, *request_, ANSWER)
+    refused((TypeError, ValueError), cache.invalidate, *request_)
+
+
+@pytest.mark.parametrize("context", [5, "x", [1], {"f": object()}, {"f": len}, {1: "x"}])
+def test_contexts_that_cannot_be_compared(make, context):
+    refused((TypeError, ValueError), make("cache").put, *REQUEST, ANSWER, context=context)
+
+
+@pytest.mark.parametrize("response", [None, "text", {"content": "x"}, LLMResponse])
+def test_things_that_are_no_response(make, response):
+    refused(TypeError, make("cache").put, *REQUEST, response)
+
+
+def test_an_answer_that_json_cannot_hold(make):
+    refused(TypeError, make("cache").put, *REQUEST, LLMResponse(content="x", parsed=object()))
+
+
+@pytest.mark.parametrize("prefix", ["", None, 5, "app{}", "{}x"])
+def test_prefixes(make, prefix):
+    with pytest.raises((TypeError, ValueError)):
+        make("cache", key_prefix=prefix)
+    with pytest.raises(ValueError, match="key_prefix"):
+        RateLimitConfig(key_prefix=prefix)
+
+
+def test_outage_policies_that_do_not_exist(make):
+    refused(ValueError, make, "cache", on_outage="ignore")
+    refused(ValueError, make, "limiter", on_outage="open")
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0, ValueError), (1.1, ValueError), (True, TypeError), ("1", TypeError)])
+def test_local_shares(make, share, kind):
+    refused(kind, make, "limiter", local_share=share)
+
+
+@pytest.mark.parametrize("config", [{}, 5, "x", RateLimitConfig])
+def test_configurations_of_a_wrong_type(make, config):
+    refused(TypeError, make, "limiter", config=config)
+    refused(TypeError, make, "memory", config=config)

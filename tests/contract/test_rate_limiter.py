@@ -1,0 +1,120 @@
+"""What every face of the rate limiter promises, on every server."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from servers import wait_until
+
+from ractogateway.redis import RateLimitConfig
+
+AWKWARD_IDS = ["u-42", "{", "}", "{}", "*", "a:b", "?[x]", "\ud800", "\udfff", "日本", "x" * 5_000, " ", "\x00", "1"]
+
+
+def test_a_budget_is_spent_and_not_overspent(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=1_000))
+    assert limiter.get_remaining("u-42") == 1_000
+    assert limiter.check_and_consume(user_id="u-42", tokens=600) is True
+    assert limiter.check_and_consume("u-42", 401) is False
+    assert limiter.get_remaining("u-42") == 400
+    assert limiter.check_and_consume("u-42", 400) is True
+    assert limiter.check_and_consume("u-42") is False
+    assert limiter.get_remaining("u-42") == 0
+
+
+def test_users_have_budgets_of_their_own(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=1_000))
+    for number, user in enumerate(AWKWARD_IDS, start=1):
+        assert limiter.check_and_consume(user, number)
+    assert [limiter.get_remaining(user) for user in AWKWARD_IDS] == [1_000 - n for n in range(1, len(AWKWARD_IDS) + 1)]
+
+
+def test_a_prefix_and_an_id_do_not_run_into_each_other(make):
+    outer = make("limiter", config=RateLimitConfig(key_prefix="app", max_tokens_per_minute=10))
+    inner = make("limiter", config=RateLimitConfig(key_prefix="app:x", max_tokens_per_minute=10))
+    outer.check_and_consume("x:y", 10)
+    assert inner.get_remaining("y") == 10
+
+
+def test_reset_gives_one_user_the_budget_back(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    for user in ("*", "u-1", "u-2"):
+        limiter.check_and_consume(user, 100)
+    limiter.reset("*")
+    assert [limiter.get_remaining(user) for user in ("*", "u-1", "u-2")] == [100, 0, 0]
+
+
+def test_the_window_slides(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.3))
+    assert limiter.check_and_consume("u", 100)
+    refused = limiter.consume("u", 100)
+    assert not refused.allowed
+    assert 0 < refused.retry_after_seconds <= 0.302  # stored times round up to the millisecond
+    wait_until(lambda: limiter.check_and_consume("u", 100), timeout_seconds=2, what="the window's end")
+
+
+def test_a_decision_tells_what_a_client_needs(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    passed = limiter.consume("u", 70)
+    assert (passed.allowed, passed.limit, passed.remaining, passed.violated) == (True, 100, 30, None)
+    assert passed.retry_after_seconds == 0.0
+    assert 59 < passed.reset_after_seconds <= 60.001
+    refused = limiter.consume("u", 31)
+    assert (refused.allowed, refused.remaining, refused.degraded) == (False, 30, False)
+    assert refused.violated is not None
+    assert 59 < refused.retry_after_seconds <= 60.001
+    assert bool(passed) is True
+    assert bool(refused) is False
+
+
+def test_a_cost_above_the_limit_is_refused_for_good(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    for cost in (101, 2**53 - 1):
+        refused = limiter.consume("u", cost)
+        assert (refused.allowed, refused.retry_after_seconds) == (False, math.inf)
+    assert limiter.get_remaining("u") == 100
+
+
+def test_peek_charges_nothing(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    limiter.consume("u", 40)
+    assert limiter.peek("u", 60).allowed
+    assert not limiter.peek("u", 61).allowed
+    assert limiter.peek("u").remaining == 60
+
+
+def test_a_request_id_is_charged_once(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    first = limiter.consume("u", 40, request_id="r-1")
+    again = limiter.consume("u", 40, request_id="r-1")
+    assert first.allowed
+    assert again.allowed
+    assert limiter.get_remaining("u") == 60
+    assert limiter.consume("u", 40, request_id="r-2").remaining == 20
+    assert limiter.consume("other", 40, request_id="r-1").remaining == 60
+
+
+def test_a_refused_request_id_may_try_again(make):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    limiter.consume("u", 100)
+    assert not limiter.consume("u", 10, request_id="r").allowed
+    limiter.reset("u")
+    assert limiter.consume("u", 10, request_id="r").allowed
+    assert limiter.get_remaining("u") == 90
+
+
+@pytest.mark.parametrize("budget", [1, 2**53 - 1])
+def test_budgets_at_the_ends_of_the_range(make, budget):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=budget))
+    assert limiter.check_and_consume("u", budget)
+    assert not limiter.check_and_consume("u", 1)
+    assert limiter.get_remaining("u") == 0
+
+
+def test_nothing_is_left_behind_for_ever(make, expiring_keys):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100))
+    limiter.consume("u", 40, request_id="r-1")
+    limiter.consume("u", 70)
+    if "fake" not in make.face:
+        expiring_keys()

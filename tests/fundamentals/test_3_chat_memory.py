@@ -1,0 +1,116 @@
+"""The chat memory, one idea at a time. Read from top to bottom.
+
+A conversation is a list of messages that is bounded in turns. A turn is a user's message and all that follows from it:
+it is kept as a whole or dropped as a whole.
+"""
+
+from __future__ import annotations
+
+import pytest
+from servers import wait_until
+
+from ractogateway.errors import RevisionConflict, StoreUnavailable
+from ractogateway.redis import ChatMemoryConfig, RedisChatMemory, RedisOptions
+
+
+@pytest.fixture
+def memory(any_server):
+    return RedisChatMemory(url=any_server.url, config=ChatMemoryConfig(max_turns=2, ttl_seconds=60))
+
+
+def turn(number):
+    return [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": f"A{number}"}]
+
+
+def test_messages_come_back_in_order(memory):
+    memory.append("c", "user", "Hello!")
+    memory.append("c", "assistant", "Hi, how can I help?")
+    assert memory.get_history("c") == [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Hi, how can I help?"},
+    ]
+    assert memory.count("c") == 2
+
+
+def test_a_conversation_nobody_had_is_empty(memory):
+    assert memory.get_history("never") == []
+
+
+def test_a_whole_turn_goes_in_at_once(memory):
+    memory.extend("c", turn(1))
+    assert memory.get_history("c") == turn(1)
+
+
+def test_the_oldest_turn_leaves_as_a_whole(memory):
+    for number in (1, 2, 3):
+        memory.extend("c", turn(number))
+    assert memory.get_history("c") == turn(2) + turn(3)
+
+
+def test_a_tool_result_never_loses_its_call(memory):
+    asking = [
+        {"role": "user", "content": "What is the weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "t1", "type": "function", "function": {}}]},
+        {"role": "tool", "content": "Rain.", "tool_call_id": "t1"},
+        {"role": "assistant", "content": "It rains."},
+    ]
+    memory.extend("c", asking)
+    memory.extend("c", turn(2))
+    assert memory.get_history("c") == asking + turn(2), "four messages, one turn"
+    memory.extend("c", turn(3))
+    assert memory.get_history("c") == turn(2) + turn(3), "no half of it is left behind"
+
+
+def test_system_messages_stay_in_front(memory):
+    memory.extend("c", turn(1))
+    memory.append("c", "system", "Be kind.")
+    for number in (2, 3):
+        memory.extend("c", turn(number))
+    assert memory.get_history("c") == [{"role": "system", "content": "Be kind."}, *turn(2), *turn(3)]
+
+
+def test_a_conversation_ends_when_nobody_touches_it(any_server):
+    memory = RedisChatMemory(url=any_server.url, config=ChatMemoryConfig(ttl_seconds=0.05))
+    memory.append("c", "user", "Hello!")
+    wait_until(lambda: memory.get_history("c") == [], what="the end of the conversation")
+
+
+def test_clear_ends_it_now(memory):
+    memory.extend("c", turn(1))
+    memory.clear("c")
+    assert (memory.get_history("c"), memory.count("c")) == ([], 0)
+
+
+def test_a_message_that_is_sent_twice_is_there_once(memory):
+    revisions = {memory.append("c", "user", "Hello!", request_id="message-1") for _ in range(2)}
+    assert memory.count("c") == 1
+    assert len(revisions) == 1, "the second call is told what the first one did"
+
+
+def test_two_writers_notice_each_other(memory):
+    seen = memory.extend("c", turn(1))
+    memory.extend("c", turn(2))
+    with pytest.raises(RevisionConflict) as conflict:
+        memory.extend("c", turn(3), expected_revision=seen)
+    assert (conflict.value.expected, conflict.value.actual) == (1, 2)
+    assert memory.get_history("c") == turn(1) + turn(2), "nothing was written"
+
+
+def test_a_slow_writer_cannot_bring_back_what_was_cleared(memory):
+    seen = memory.extend("c", turn(1))
+    memory.clear("c")
+    with pytest.raises(RevisionConflict):
+        memory.extend("c", turn(2), expected_revision=seen)
+    assert memory.get_history("c") == []
+
+
+def test_ids_may_hold_any_character(memory):
+    for conversation in ("{}", "*", "a:b", "a", ":b", "💬", "\ud800"):
+        memory.append(conversation, "user", "Hello!")
+        assert memory.count(conversation) == 1
+
+
+def test_an_outage_is_never_an_empty_history():
+    memory = RedisChatMemory(url="redis://localhost:1/0", options=RedisOptions(timeout_seconds=0.1))
+    with pytest.raises(StoreUnavailable):
+        memory.get_history("c")

@@ -1,0 +1,91 @@
+"""What type checkers make of the caches. Checked, not run."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, assert_type
+
+import fakeredis
+import redis
+import redis.asyncio
+
+from ractogateway import LLMResponse, RactoGatewayError
+from ractogateway.cache import CacheStats, ExactCache, ExactMatchCache, fingerprint, is_storable
+from ractogateway.messages import FinishReason, ToolCall, Usage
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
+
+CONTEXT: Mapping[str, Any] = {"history": [{"role": "user", "content": "Hello!"}]}
+
+
+def either_is_an_exact_cache(answer: LLMResponse) -> None:
+    in_process: ExactCache = ExactMatchCache(max_size=1024, ttl_seconds=60)
+    shared: ExactCache = RedisExactCache()
+    for cache in (in_process, shared):
+        assert_type(cache.get("q", "", "m", 0.0, 1), LLMResponse | None)
+        assert_type(cache.put("q", "", "m", 0, 1, answer, context=CONTEXT, ttl_seconds=0.5), None)
+        assert_type(cache.invalidate("q", "", "m", 0.0, 1, context=None), bool)
+        assert_type(cache.clear(), None)
+        assert_type(cache.stats, CacheStats)
+        assert_type(len(cache), int)
+
+
+def ways_to_redis() -> None:
+    RedisExactCache("redis://localhost:6379/0")
+    RedisExactCache(url="rediss://localhost", ttl_seconds=3600, key_prefix="app", namespace="tenant")
+    RedisExactCache(url=None, on_outage="raise", compress_above_bytes=0, options=RedisOptions(timeout_seconds=0.2))
+    RedisExactCache(client=redis.Redis())
+    RedisExactCache(client=redis.Redis(decode_responses=True))
+    RedisExactCache(client=fakeredis.FakeRedis())
+    AsyncRedisExactCache(client=redis.asyncio.Redis())
+    AsyncRedisExactCache(client=redis.asyncio.Redis.from_url("redis://localhost", decode_responses=True))
+
+
+def blocking(cache: RedisExactCache) -> None:
+    assert_type(cache.aio, AsyncRedisExactCache)
+    with cache as same:
+        assert_type(same, RedisExactCache)
+    assert_type(cache.close(), None)
+
+
+async def awaited(cache: AsyncRedisExactCache, answer: LLMResponse) -> None:
+    assert_type(await cache.get("q", "", "m", 0.0, 1, context=CONTEXT), LLMResponse | None)
+    assert_type(await cache.put("q", "", "m", 0.0, 1, answer, ttl_seconds=60), None)
+    assert_type(await cache.invalidate("q", "", "m", 0.0, 1), bool)
+    assert_type(await cache.clear(), None)
+    assert_type(await cache.stats(), CacheStats)
+    assert_type(await cache.size(), int)
+    async with cache as same:
+        assert_type(same, AsyncRedisExactCache)
+    assert_type(await cache.aclose(), None)
+
+
+def values(stats: CacheStats, answer: LLMResponse) -> None:
+    assert_type((stats.hits, stats.misses, stats.total, stats.errors), tuple[int, int, int, int])
+    assert_type(stats.size, int | None)
+    assert_type(stats.hit_rate, float)
+    assert_type(answer.content, str | None)
+    assert_type(answer.tool_calls, list[ToolCall])
+    assert_type(answer.finish_reason, FinishReason)
+    assert_type(answer.usage, Usage)
+    assert_type(answer.saved_usage, Usage | None)
+    assert_type(answer.cached, bool)
+
+
+def policy(answer: LLMResponse) -> None:
+    assert_type(fingerprint("q", "", "m", 0.0, 1, CONTEXT), bytes)
+    assert_type(is_storable(answer, temperature=0.0), bool)
+
+
+# Both checkers complain of an ignore that nothing needs, so each of these lines is known to be refused.
+def wrong_on_purpose(cache: RedisExactCache, core: AsyncRedisExactCache) -> None:
+    cache.get(b"q", "", "m", 0.0, 1)  # type: ignore[arg-type]
+    cache.put("q", "", "m", 0.0, 1, "answer")  # type: ignore[arg-type]
+    RedisExactCache(on_outage="ignore")  # type: ignore[arg-type]
+    RedisExactCache(client=redis.asyncio.Redis())  # type: ignore[arg-type]
+    AsyncRedisExactCache(client=redis.Redis())  # type: ignore[arg-type]
+    len(core)  # type: ignore[arg-type]
+
+
+def errors(error: RactoGatewayError) -> Exception:
+    return error

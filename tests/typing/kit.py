@@ -1,0 +1,86 @@
+"""What type checkers make of the kit and of the values around it. Checked, not run."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+import ractogateway
+from ractogateway import ChatConfig, LLMResponse, Message, RactoPrompt
+from ractogateway import openai_developer_kit as gpt
+from ractogateway.cache import ExactMatchCache
+from ractogateway.errors import ProviderError, ProviderRateLimited
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+
+
+class Place(BaseModel):
+    name: str
+
+
+PROMPT = RactoPrompt(role="r", aim="a", constraints=("c",), tone="t", output_format="o")
+CONFIG = ChatConfig(
+    user_message="q",
+    prompt=PROMPT,
+    temperature=0.0,
+    max_tokens=256,
+    history=[Message(role=gpt.MessageRole.USER, content="Hello!")],
+    tools=[{"type": "function", "function": {"name": "f"}}],
+    response_model=Place,
+    attachments=[],
+    extra={"seed": 7},
+)
+
+
+def ways_to_make_one() -> None:
+    gpt.OpenAIDeveloperKit()
+    gpt.OpenAIDeveloperKit("gpt-4o", api_key="k", base_url="http://localhost:8000/v1", default_prompt=PROMPT)
+    gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=ExactMatchCache())
+    gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=RedisExactCache())
+    gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=AsyncRedisExactCache())
+    assert_type(gpt.Chat(model="gpt-4o"), gpt.OpenAIDeveloperKit)
+
+
+def blocking(kit: gpt.OpenAIDeveloperKit) -> None:
+    assert_type(kit.chat(CONFIG), LLMResponse)
+    for chunk in kit.stream(CONFIG):
+        assert_type(chunk, gpt.StreamChunk)
+    assert_type(kit.embed("text"), list[list[float]])
+    assert_type(kit.embed(["one", "two"], model="m", dimensions=8), list[list[float]])
+    with kit as same:
+        assert_type(same, gpt.OpenAIDeveloperKit)
+
+
+async def awaited(kit: gpt.OpenAIDeveloperKit) -> None:
+    assert_type(await kit.achat(CONFIG), LLMResponse)
+    async for chunk in kit.astream(CONFIG):
+        assert_type(chunk, gpt.StreamChunk)
+    assert_type(await kit.aembed("text"), list[list[float]])
+    async with kit as same:
+        assert_type(same, gpt.OpenAIDeveloperKit)
+
+
+def values(chunk: gpt.StreamChunk, call: gpt.ToolCallResult, error: ProviderError) -> None:
+    assert_type((chunk.delta, chunk.text, chunk.is_final), tuple[str, str, bool])
+    assert_type(chunk.response, LLMResponse | None)
+    assert_type((call.id, call.name, call.arguments), tuple[str, str, dict[str, Any]])
+    assert_type(error.status, int | None)
+    assert_type(error.retry_after_seconds, float | None)
+    assert_type(PROMPT.compile(), str)
+    assert_type(ractogateway.LLMResponse(content="x"), gpt.LLMResponse)
+    assert_type(ractogateway.redis.RedisExactCache(), RedisExactCache)
+
+
+def handled(kit: gpt.OpenAIDeveloperKit) -> float | None:
+    try:
+        kit.chat(CONFIG)
+    except ProviderRateLimited as refused:
+        return refused.retry_after_seconds
+    return None
+
+
+# Both checkers complain of an ignore that nothing needs, so each of these lines is known to be refused.
+def wrong_on_purpose(kit: gpt.OpenAIDeveloperKit) -> None:
+    kit.chat("q")  # type: ignore[arg-type]
+    gpt.OpenAIDeveloperKit(default_prompt="p")  # type: ignore[arg-type]

@@ -1,0 +1,194 @@
+"""The ACL rules of SECURITY.md: each lets its tool do everything, and no word of it can be left out."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+import redis.asyncio
+from servers import Server, valkey9, wait_until
+
+from ractogateway.errors import StoreRefused
+from ractogateway.messages import LLMResponse
+from ractogateway.redis import (
+    AsyncRedisChatMemory,
+    AsyncRedisExactCache,
+    AsyncRedisRateLimiter,
+    ChatMemoryConfig,
+    RateLimitConfig,
+    RedisChatMemory,
+    RedisExactCache,
+    RedisRateLimiter,
+)
+
+SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+RULES = {
+    user: (password, rule.split())
+    for user, password, rule in re.findall(r"^ACL SETUSER (\w+) on >(\w+) (.+)$", SECURITY, re.MULTILINE)
+}
+
+REQUEST = ("question", "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content="answer")
+MONTH = 31 * 86_400.0
+
+
+def use_cache(where: dict[str, object]) -> None:
+    """Every method, and every branch of its scripts: entries that expire, that have no end, that outlive others."""
+    cache = RedisExactCache(**where, ttl_seconds=0.001, on_outage="raise")
+    cache.put(*REQUEST, ANSWER)
+    wait_until(lambda: cache.get(*REQUEST) is None, what="the entry's end")
+    for ttl_seconds in (60, 3600):
+        cache.put(*REQUEST, ANSWER, ttl_seconds=ttl_seconds)
+    lasting = RedisExactCache(**where, on_outage="raise")
+    lasting.put(*REQUEST, ANSWER)
+    assert lasting.get(*REQUEST).content == "answer"
+    assert (len(lasting), lasting.stats.size) == (1, 1)
+    assert lasting.invalidate(*REQUEST)
+    lasting.clear()
+
+
+def use_limiter(where: dict[str, object]) -> None:
+    """Every method; a log that grows by entries, and one so full that a charge goes into its last entry."""
+    limiter = RedisRateLimiter(**where, config=RateLimitConfig(window_seconds=MONTH), on_outage="raise")
+    for _ in range(150):
+        assert limiter.check_and_consume("u-42", 1)
+    assert limiter.consume("u-42", 1, request_id="req-1").allowed
+    assert limiter.consume("u-42", 1, request_id="req-1").allowed
+    assert not limiter.consume("u-42", 10_000).allowed
+    assert limiter.get_remaining("u-42") == limiter.peek("u-42").remaining == 10_000 - 151
+    limiter.reset("u-42")
+    assert limiter.get_remaining("u-42") == 10_000
+
+
+def use_memory(where: dict[str, object]) -> None:
+    """Every method; conversations with an end and without, turns that leave, pinned messages that come late."""
+    for ttl_seconds in (60, None):
+        memory = RedisChatMemory(**where, config=ChatMemoryConfig(max_turns=1, ttl_seconds=ttl_seconds))
+        memory.append("c", "system", "first")
+        for _ in range(2):
+            memory.extend("c", [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+        memory.append("c", "system", "second", request_id=f"req-{ttl_seconds}")
+        memory.append("c", "user", "again")
+        assert memory.count("c") == len(memory.get_history("c")) == 3
+        memory.clear("c")
+        assert memory.get_history("c") == []
+
+
+USES: dict[str, Callable[[dict[str, object]], None]] = {
+    "cache": use_cache,
+    "limiter": use_limiter,
+    "memory": use_memory,
+}
+
+
+@pytest.fixture(params=USES)
+def tool(request):
+    return request.param
+
+
+@pytest.fixture
+def users(server: Server):
+    if not server.owned:
+        pytest.skip("makes ACL users, which is nothing to do to a server that is not ours")
+    yield server
+    server.command("ACL", "DELUSER", *RULES)
+
+
+def allow(server: Server, user: str, rule: list[str]) -> str:
+    """Make the user anew with this rule; the URL with its credentials."""
+    password = RULES[user][0]
+    server.flush()
+    server.command("SCRIPT", "FLUSH")
+    server.command("ACL", "SETUSER", user, "reset", "on", f">{password}", *rule)
+    return server.url.replace("redis://", f"redis://{user}:{password}@")
+
+
+def test_there_is_a_rule_for_each_tool():
+    assert set(RULES) == set(USES)
+    assert all(rule[1] == "-@all" for _, rule in RULES.values())
+
+
+def test_a_rule_suffices_by_url(users, tool):
+    USES[tool]({"url": allow(users, tool, RULES[tool][1])})
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_rule_suffices_by_client(users, tool, protocol):
+    with redis.Redis.from_url(allow(users, tool, RULES[tool][1]), protocol=protocol) as client:
+        USES[tool]({"client": client})
+
+
+def test_the_rules_suffice_for_the_async_cores(users):
+    urls = {tool: allow(users, tool, RULES[tool][1]) for tool in USES}
+
+    async def main() -> None:
+        cache = AsyncRedisExactCache(url=urls["cache"], on_outage="raise")
+        await cache.put(*REQUEST, ANSWER)
+        assert await cache.size() == 1
+        limiter = AsyncRedisRateLimiter(url=urls["limiter"], on_outage="raise")
+        assert await limiter.check_and_consume("u-42", 1)
+        memory = AsyncRedisChatMemory(url=urls["memory"])
+        assert await memory.append("c", "user", "q") == 1
+
+    anyio.run(main)
+
+
+def test_no_word_of_a_rule_is_too_many(users, tool):
+    rule = RULES[tool][1]
+    for spared in rule:
+        if spared != "-@all":
+            without = {"url": allow(users, tool, [word for word in rule if word != spared])}
+            assert is_refused(USES[tool], without), f"{tool} gets by without {spared}"
+
+
+def is_refused(use: Callable[[dict[str, object]], None], where: dict[str, object]) -> bool:
+    try:
+        use(where)
+    except StoreRefused:
+        return True
+    return False
+
+
+def test_another_prefix_is_out_of_reach(users):
+    url = allow(users, "limiter", RULES["limiter"][1])
+    with pytest.raises(StoreRefused):
+        RedisRateLimiter(url=url, config=RateLimitConfig(key_prefix="other")).check_and_consume("u-42")
+
+
+def test_another_database_needs_select(users, tool):
+    rule = RULES[tool][1]
+    with pytest.raises(StoreRefused):
+        USES[tool]({"url": allow(users, tool, rule).removesuffix("/0") + "/1"})
+    USES[tool]({"url": allow(users, tool, [*rule, "+select"]).removesuffix("/0") + "/1"})
+
+
+def test_a_cluster_needs_its_map():
+    more = re.search(r"^- A `redis\+cluster://` URL needs `([^`]+)`", SECURITY, re.MULTILINE)[1].split()
+    # The port of the cluster bus is the server's own plus 10,000 unless it is told another one, which may be taken.
+    with valkey9(config={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
+        server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        wait_until(lambda: serves_its_slots(server), what="the cluster's readiness")
+        for tool, use in USES.items():
+            url = "redis+cluster" + allow(server, tool, RULES[tool][1]).removeprefix("redis")
+            assert is_refused(use, {"url": url})
+            allow(server, tool, [*RULES[tool][1], *more])
+            use({"url": url})
+            for command in (["ASKING"], ["CLUSTER", "MYID"], ["CLUSTER", "SLOTS"]):
+                assert server.command("ACL", "DRYRUN", tool, *command) in (b"OK", "OK")
+
+
+def serves_its_slots(server: Server) -> bool:
+    try:
+        return server.command("GET", "any") is None
+    except redis.RedisError:
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
