@@ -55,8 +55,8 @@ def count_answers(keys: CacheKeys) -> Call[int]:
 
 # --- rate limiter ----------------------------------------------------------------------------------------------------
 
-LOG_ENTRIES = 128
-"""Entries of a user's log before neighbours are merged: at 14 bytes each, under 2 KB."""
+LOG_ENTRIES = 120
+"""Entries of a user's log before neighbours are merged: so the string stays below 4 KB, its allocation included."""
 
 
 class BudgetReply(NamedTuple):

