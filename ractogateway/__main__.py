@@ -1,0 +1,93 @@
+"""``python -m ractogateway``, and the script ``ractogateway``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from ractogateway.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MissingExtraError,
+    ProviderAuthenticationError,
+    RactoGatewayError,
+)
+
+__all__ = ["main"]
+
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+_MAX_SECONDS = 600.0
+_MAX_REQUESTS = 1_000_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (the process's own by default); the exit code.
+
+    0 is success, 1 a failure, 2 wrong usage or a missing extra, 130 an interruption.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return _demo(arguments)
+    except MissingExtraError as error:
+        return _complain(f"{error}\nAll that the demo needs: pip install 'ractogateway[openai,embedded]'", _MISUSED)
+    except (InvalidTypeError, InvalidValueError, ProviderAuthenticationError) as error:
+        return _complain(error, _MISUSED)
+    except RactoGatewayError as error:
+        return _complain(error, _FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return _INTERRUPTED
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from ractogateway._demo.command import Options, run  # noqa: PLC0415 - needs extras, which the help does not
+
+    return run(Options(arguments.url, arguments.requests, arguments.seconds, arguments.live, arguments.seed))
+
+
+def _complain(error: object, code: int) -> int:
+    sys.stderr.write(f"ractogateway: {error}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ractogateway", description="Exact cache, token-budget rate limiter and chat memory in Redis."
+    )
+    commands = parser.add_subparsers(dest="command", title="commands")
+    demo = commands.add_parser(
+        "demo",
+        help="see all of it at work on real traffic, in a quarter of a minute, without a network",
+        description="Replay real chat traffic through kit, cache, rate limiter and memory, on a server of its own and "
+        "with a model that is a stand-in. Ends with exit code 0 if every promise it prints was checked and kept.",
+    )
+    demo.add_argument("--requests", type=_count, metavar="N", help="how many requests (default: 900; live: 30)")
+    demo.add_argument("--seconds", type=_duration, metavar="S", help="how long that takes (default: 10; live: 20)")
+    demo.add_argument("--url", default="embedded://", help="a Redis or Valkey server (default: %(default)s)")
+    demo.add_argument("--live", action="store_true", help="ask the real OpenAI API; needs OPENAI_API_KEY, costs money")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="another cast of users and topics (default: 0)")
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= _MAX_REQUESTS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_REQUESTS:,}")
+    return count
+
+
+def _duration(text: str) -> float:
+    seconds = float(text)
+    if math.isnan(seconds) or not 0.1 <= seconds <= _MAX_SECONDS:  # noqa: PLR2004 - nothing shorter shows anything
+        raise argparse.ArgumentTypeError(f"must be from 0.1 to {_MAX_SECONDS:.0f} seconds")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
