@@ -17,8 +17,6 @@ thread.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -29,6 +27,7 @@ from weakref import WeakKeyDictionary
 from anyio import move_on_after
 from anyio.to_thread import run_sync
 
+from ractogateway._forking import immortalise, renewed_after_fork
 from ractogateway.errors import UnsupportedEventLoopError
 
 __all__ = ["Clients"]
@@ -69,7 +68,7 @@ class Clients(Generic[_B, _A]):
         self._make_blocking = make_blocking
         self._make_async = make_async
         self._start()
-        _all.add(self)
+        renewed_after_fork(self)
 
     def _start(self) -> None:
         self._making_blocking = threading.Lock()  # held for seconds while the SDK is imported
@@ -146,10 +145,10 @@ class Clients(Generic[_B, _A]):
                 return None
             return self._of_loops.pop(loop)
 
-    def _forget_the_parents(self) -> None:
+    def renew_after_fork(self) -> None:
         if self._close_blocking is not None:
             self._close_blocking.detach()
-        _immortalise((self._blocking, self._of_loops))
+        immortalise((self._blocking, self._of_loops))
         self._start()
 
 
@@ -163,19 +162,3 @@ async def _keep(client: _AsyncClient, owner: weakref.ref[Any]) -> AsyncGenerator
             clients._leave(asyncio.get_running_loop(), client)  # noqa: SLF001 - the other half of this very class
         with move_on_after(CLOSE_SECONDS, shield=True):
             await client.close()
-
-
-def _immortalise(thing: object) -> None:
-    # Leaks one reference on purpose: closing an inherited socket edits the epoll set that a child shares with its
-    # parent, and a list of things to keep would be emptied, and they closed, at interpreter exit.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-def _after_fork_in_child() -> None:
-    for clients in list(_all):
-        clients._forget_the_parents()  # noqa: SLF001 - the hook of this very class
-
-
-_all: weakref.WeakSet[Clients[Any, Any]] = weakref.WeakSet()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

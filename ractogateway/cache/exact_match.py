@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import heapq
 import math
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ractogateway._checks import check_tokens, check_ttl
+from ractogateway._forking import renewed_after_fork
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.protocol import CacheStats
 from ractogateway.errors import InvalidTypeError
@@ -57,7 +56,7 @@ class ExactMatchCache:
         self._entries = _Entries(self._max_size)
         self._hits = 0
         self._misses = 0
-        _caches.add(self)
+        renewed_after_fork(self)
 
     def get(
         self,
@@ -158,7 +157,7 @@ class ExactMatchCache:
         del dropped
         return counts
 
-    def _after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         # The thread that held the lock does not exist in the child, and left its change half made: start empty.
         if self._lock.locked():
             self._entries = _Entries(self._max_size)
@@ -238,15 +237,3 @@ class _Entries:
             if entry is not None and entry.serial == serial:
                 return key
         return None
-
-
-_caches: weakref.WeakSet[ExactMatchCache] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for cache in _caches:
-        cache._after_fork()  # noqa: SLF001  # same module
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

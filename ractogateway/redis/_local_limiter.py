@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ractogateway._checks import milliseconds
-from ractogateway.redis.transport.forking import renewed_after_fork
+from ractogateway._forking import renewed_after_fork
 
 __all__ = ["LocalDecision", "LocalSlidingWindow"]
 

@@ -24,7 +24,7 @@
 
 local log_key, operation_key = KEYS[1], KEYS[2]
 local limit, window, cost = ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0 -- a number, at half the cost of tonumber
-local operation_ttl, cap, given_now = ARGV[4], ARGV[5] + 0, ARGV[6]
+local cost_in_decimal, operation_ttl, cap, given_now = ARGV[3], ARGV[4], ARGV[5] + 0, ARGV[6]
 
 --#include sliding_window.lua
 --#include sliding_window_decide.lua
@@ -33,7 +33,7 @@ local fits = cost <= room
 local added = fits and cost or 0
 local entry = (fits or ahead) and pair(stamp, total + added)
 
-if not fits or not redis.call('SET', operation_key, '\1' .. entry .. ARGV[3], 'NX', 'PX', operation_ttl) then
+if not fits or not redis.call('SET', operation_key, '\1' .. entry .. cost_in_decimal, 'NX', 'PX', operation_ttl) then
   local record = redis.call('GET', operation_key)
   if record and (byte(record, 1) ~= 1 or #record < 16) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')

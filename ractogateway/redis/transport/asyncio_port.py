@@ -15,10 +15,11 @@ from anyio.lowlevel import RunVar
 from ractogateway.errors import StoreTimeout, UnsupportedEventLoopError
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
-from ractogateway.redis.transport.client_port import ClientPort, perform_with_client
+from ractogateway.redis.transport.client_port import ClientPort, as_words, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.link import Link, link_for
+from ractogateway.redis.transport.link import Link
+from ractogateway.redis.transport.links import link_for
 from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
 from ractogateway.redis.transport.types import AsyncClient
 
@@ -132,7 +133,7 @@ class AsyncClientPort(_AwaitingPort):
         return list(results)
 
     async def _execute(self, command: Command) -> Any:
-        return await self._client.execute_command(*command, NEVER_DECODE=True)
+        return await self._client.execute_command(*as_words(command), NEVER_DECODE=True)
 
 
 class WorkerThreadPort(_AwaitingPort):

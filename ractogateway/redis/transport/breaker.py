@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 
+from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import BreakerOpen, StoreRefused, StoreUnavailable
-from ractogateway.redis.transport.forking import new_lock_after_fork
 
 logger = logging.getLogger("ractogateway.redis.transport")
 
@@ -32,7 +32,12 @@ class Breaker:
         self._opened_at: float | None = None
         self._probing = False
         self._lock = threading.Lock()
-        new_lock_after_fork(self)
+        renewed_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: the thread that held the lock, or was the probe, has stayed in the parent."""
+        self._lock = threading.Lock()
+        self._probing = False
 
     def admit(self) -> bool:
         """Let a call through, or refuse it. True when it is the probe, whose end must be told in any case.

@@ -10,10 +10,16 @@ from redis import exceptions as redis_errors
 from ractogateway.errors import StoreError
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.blocking_port import BlockingPort
-from ractogateway.redis.transport.call import Call, Command
+from ractogateway.redis.transport.call import Argument, Call, Command
 from ractogateway.redis.transport.types import BlockingClient
 
 T = TypeVar("T")
+
+
+def as_words(command: Command) -> tuple[str | Argument, ...]:
+    """The command with its name as a ``str``: cluster clients look it up by that."""
+    name, *rest = command
+    return (name.decode() if isinstance(name, bytes) else name, *rest)
 
 
 async def perform_with_client(execute: Callable[[Command], Awaitable[Any]], call: Call[T]) -> T:
@@ -57,4 +63,4 @@ class ClientPort(BlockingPort):
 
     async def _execute(self, command: Command) -> Any:
         execute: Callable[..., Any] = self._client.execute_command
-        return execute(*command, NEVER_DECODE=True)
+        return execute(*as_words(command), NEVER_DECODE=True)

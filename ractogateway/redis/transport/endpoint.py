@@ -6,59 +6,56 @@ the connections: it is the reference count that decides when they close.
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-import anyio.to_thread
-from redis.asyncio import connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import RedisOptions, default_url
-from ractogateway.redis.embedded import embedded_url, parse_embedded
+from ractogateway.redis.transport.address import Address, ServerAddress
+from ractogateway.redis.transport.cluster_address import ClusterAddress
+from ractogateway.redis.transport.sentinel import SentinelAddress
 
 if TYPE_CHECKING:
     from ractogateway.redis.transport.link import Link
 
-_SCHEMES = ("redis", "rediss", "unix", "embedded")
+_KINDS: Mapping[str, type[Address]] = {
+    "redis": ServerAddress,
+    "rediss": ServerAddress,
+    "unix": ServerAddress,
+    "redis+sentinel": SentinelAddress,
+    "rediss+sentinel": SentinelAddress,
+    "redis+cluster": ClusterAddress,
+    "rediss+cluster": ClusterAddress,
+    "embedded": ServerAddress,
+}
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 
 
-class Address:
-    """A URL, checked, that makes unconnected connections."""
+def address_of(url: str | None) -> Address:
+    """The address that a URL stands for; None is the default one.
 
-    def __init__(self, url: str | None) -> None:
-        self.url = check_url(url)
-        self.is_embedded = urlsplit(self.url).scheme == "embedded"
-
-    async def connection(self) -> Any:
-        """A new redis.asyncio connection, not connected yet."""
-        return self._build(await anyio.to_thread.run_sync(self.resolve) if self.is_embedded else self.url)
-
-    def resolve(self) -> str:
-        """The URL of the server itself. Starts it, in a fraction of a second, where it is an embedded one."""
-        return embedded_url(parse_embedded(self.url)) if self.is_embedded else self.url
-
-    @staticmethod
-    def _build(url: str) -> Any:
-        options: dict[str, Any] = dict(redis_connection.parse_url(url))
-        kind = options.pop("connection_class", redis_connection.Connection)
-        for pool_option in ("max_connections", "timeout"):
-            options.pop(pool_option, None)
-        # Time limits and retries are ours: redis-py's defaults differ in every major release, repeat scripts that timed
-        # out, and wrap each reply in a timer that can swallow a cancellation.
-        options.update(
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            health_check_interval=0,
-            protocol=3,
-            decode_responses=False,
-        )
-        return kind(**options)
+    Raises:
+        InvalidTypeError, InvalidValueError: the URL cannot be used. It is not shown, for it may hold a password.
+    """
+    if url is None:
+        url = default_url()
+    if not isinstance(url, str):
+        raise InvalidTypeError(f"url must be a str, not {type(url).__name__}")
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    kind = _KINDS.get(scheme)
+    if kind is None:
+        known = ", ".join(f"{name}://" for name in _KINDS)
+        shown = f" {scheme!r}" if _SCHEME.fullmatch(scheme) else ""
+        raise InvalidValueError(f"url has an unknown scheme{shown}; known are {known}")
+    try:
+        return kind(url)
+    except ValueError as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError("url cannot be parsed") from None
 
 
 class Endpoint:
@@ -81,7 +78,7 @@ _endpoints_lock = threading.Lock()
 
 def endpoint_for(url: str | None, options: RedisOptions) -> Endpoint:
     """The endpoint of this URL and these options, shared within the process."""
-    address = Address(url)
+    address = address_of(url)
     with _endpoints_lock:
         endpoint = _endpoints.get((address.url, options))
         if endpoint is None:
@@ -93,30 +90,6 @@ def replace_lock_after_fork() -> None:
     """A thread of the parent may have held the lock; in the child it would stay held for ever."""
     global _endpoints_lock  # noqa: PLW0603 - the lock is module state by nature
     _endpoints_lock = threading.Lock()
-
-
-def check_url(url: str | None) -> str:
-    """A URL that can be used, or an error that never shows it: it may hold a password."""
-    if url is None:
-        url = default_url()
-    if not isinstance(url, str):
-        raise InvalidTypeError(f"url must be a str, not {type(url).__name__}")
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        raise InvalidValueError("url cannot be parsed") from None
-    if scheme not in _SCHEMES:
-        known = ", ".join(f"{name}://" for name in _SCHEMES)
-        shown = f" {scheme!r}" if scheme else ""
-        raise InvalidValueError(f"url has an unknown scheme{shown}; known are {known}")
-    if scheme == "embedded":
-        parse_embedded(url)
-        return url
-    try:
-        Address._build(url)  # noqa: SLF001 - the same module; builds, does not connect
-    except (ValueError, TypeError):
-        raise InvalidValueError("url has a port, a database or an option that redis-py does not understand") from None
-    return url
 
 
 def _retire_all(links: list[weakref.ref[Link]]) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ractogateway.errors import StoreError
+from ractogateway.errors import RactoGatewayError
 from ractogateway.redis.transport.call import Command
 
 
@@ -21,8 +21,9 @@ UNANSWERED: Final = _Unanswered()
 class Exchange:
     """One caller's commands and, position by position, their replies.
 
-    A reply is the raw value, the exception that the server's error reply stands for, or `UNANSWERED`; where any is
-    unanswered, ``failure`` says why. The connection calls `claim` right before it sends and `finish` exactly once.
+    A reply is the raw value, the exception that the server's error reply stands for, a `StoreError` that befell this
+    command alone (of several nodes one was lost), or `UNANSWERED`; where any is unanswered, ``failure`` says why. The
+    connection calls `claim` right before it sends and `finish` exactly once.
 
     A caller that stops waiting calls `abandon`. Each side writes its own flag before it reads the other's, so that an
     exchange that the caller reports as not sent is never sent.
@@ -34,7 +35,7 @@ class Exchange:
         self.commands = commands
         self.deadline = deadline
         self.replies: list[Any] = [UNANSWERED] * len(commands)
-        self.failure: StoreError | None = None
+        self.failure: RactoGatewayError | None = None
         self.sent = False
         self.abandoned = False
 
@@ -51,7 +52,7 @@ class Exchange:
         self.abandoned = True
         return self.sent
 
-    def finish(self, failure: StoreError | None = None) -> None:
+    def finish(self, failure: RactoGatewayError | None = None) -> None:
         """All replies are there, or ``failure`` says why not. Called in the connection's event loop."""
         self.failure = failure
         self.wake()

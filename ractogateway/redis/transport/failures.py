@@ -43,10 +43,12 @@ _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
     ("ReadOnlyError", "READONLY"),
     ("BusyLoadingError", "LOADING"),
     ("OutOfMemoryError", "OOM"),
+    ("MasterDownError", "MASTERDOWN"),  # redis-py derives it from the next one
     ("ClusterDownError", "CLUSTERDOWN"),
-    ("MasterDownError", "MASTERDOWN"),
     ("TryAgainError", "TRYAGAIN"),
     ("ClusterCrossSlotError", "CROSSSLOT"),
+    ("MovedError", "MOVED"),  # derived from AskError, so it comes first
+    ("AskError", "ASK"),
 )
 
 
@@ -56,7 +58,10 @@ def server_error_code(error: Exception) -> str:
     for name, code in _CODE_OF_CLASS:
         if name in names:
             return code
-    word = str(error).split(" ", 1)[0].rstrip(":")
+    text = str(error).removeprefix("ERR ")
+    if text.startswith("ACL failure in script"):
+        return "NOPERM"
+    word = text.split(" ", 1)[0].rstrip(":")
     return word if word.isalpha() and word.isupper() else "ERR"
 
 
@@ -72,6 +77,9 @@ def server_error(error: Exception) -> StoreError:
     if code == "WRONGTYPE":
         text = "a key under this prefix holds a value of another type: does something else write there?"
         return WrongKeyType(text, code=code)
+    if code in ("MOVED", "ASK"):
+        text = "this server is a node of a cluster: connect to it with redis+cluster:// or a RedisCluster"
+        return StoreRefused(text, code=code)
     return StoreRefused(f"Redis refused a command ({code})", code=code)
 
 

@@ -11,17 +11,15 @@ import contextlib
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextvars import Context
-from typing import Any
+from typing import Protocol
 
-from redis import exceptions as redis_errors
-
-from ractogateway.errors import NotSent, StoreError
+from ractogateway.errors import NotSent, RactoGatewayError, StoreError
 from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.address import closed_on_failure
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.forking import immortalise
 from ractogateway.redis.transport.multiplexer import Multiplexer
 from ractogateway.redis.transport.stream_wire import StreamWire
 
@@ -31,6 +29,27 @@ _IDLE_GRACE_SECONDS = 10.0
 
 _TICK_SECONDS = 0.01
 """How late the end of a caller's time may be noticed."""
+
+
+class Wire(Protocol):
+    """What a link sends by: a connection, or something that looks like one."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether commands may still be submitted."""
+        ...
+
+    def pending(self) -> Iterable[Exchange]:
+        """Whatever is not answered yet."""
+        ...
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send the commands, each at most once, and finish the exchange."""
+        ...
+
+    async def aclose(self, failure: StoreError) -> None:
+        """Close at once; whoever still waits gets ``failure``."""
+        ...
 
 
 class Link:
@@ -44,8 +63,8 @@ class Link:
         # Weak, because a link must not keep alive the reference count that decides over its own end.
         self._endpoint = weakref.ref(endpoint)
         self._queue: deque[Exchange] = deque()
-        self._wire: Multiplexer | StreamWire | None = None  # takes new commands
-        self._wires: list[Multiplexer | StreamWire] = []  # that one, and retired ones that still owe replies
+        self._wire: Wire | None = None  # takes new commands
+        self._wires: list[Wire] = []  # that one, and retired ones that still owe replies
         self._connecting: asyncio.Task[None] | None = None
         self._closer: AsyncGenerator[None, None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -80,6 +99,11 @@ class Link:
                 # An empty context: neither this task nor the connection that it opens belongs to the request that
                 # happened to come first.
                 self._connecting = self.loop.create_task(self._connect(), context=Context())
+
+    def submit_from_outside(self, exchange: Exchange) -> bool:
+        """Send from another thread than the loop's, if that is possible at once; see `Multiplexer`."""
+        wire = self._wire
+        return isinstance(wire, Multiplexer) and wire.submit_from_outside(exchange)
 
     def _tick(self) -> None:
         """Look for callers whose time is up.
@@ -125,11 +149,13 @@ class Link:
 
     async def _connect(self) -> None:
         try:
-            self._wire = wire = await self._open_wire()
+            wire = await self._open_wire()
             self._wires.append(wire)
+            await self._prepare(wire)
+            self._wire = wire
             while self._queue:
                 wire.submit(self._queue.popleft())
-        except StoreError as failure:
+        except RactoGatewayError as failure:  # StoreError, or an extra that the embedded server needs
             self._refuse_queue(failure)
         except BaseException:
             # The loop is shutting down, or this is a bug of ours; either way nobody may be left waiting.
@@ -138,37 +164,31 @@ class Link:
         finally:
             self._connecting = None
 
-    async def _open_wire(self) -> Multiplexer | StreamWire:
-        connection = await self._address.connection()
-        try:
-            async with asyncio.timeout(self._options.connect_timeout_seconds):
-                await connection.connect()
-            if self._closer is None:
-                self._closer = _until_the_loop_ends(weakref.ref(self))
-                await anext(self._closer)
+    async def _open_wire(self) -> Wire:
+        seconds = self._options.connect_timeout_seconds
+        connection = await self._address.connect(seconds)
+        async with closed_on_failure(connection, seconds):
+            await self._watch_the_loop()
             if Multiplexer.can_take_over(connection):
                 return Multiplexer.take_over(connection, self._options, self._on_lost)
             return StreamWire(connection, self._options, self._on_lost)
-        except (redis_errors.RedisError, OSError, EOFError) as error:
-            await _disconnect_quietly(connection)
-            raise failures.connect_error(error) from error
-        except BaseException:
-            await _disconnect_quietly(connection)
-            raise
 
-    def _on_lost(self, wire: Multiplexer | StreamWire) -> None:
+    async def _prepare(self, wire: Wire) -> None:
+        """What a kind of link does with a new connection before commands may use it; a `StoreError` rejects it."""
+
+    async def _watch_the_loop(self) -> None:
+        if self._closer is None:
+            self._closer = _until_the_loop_ends(weakref.ref(self))
+            await anext(self._closer)
+
+    def _on_lost(self, wire: Wire) -> None:
         self._wires.remove(wire)
         if self._wire is wire:
             self._wire = None
 
-    def _refuse_queue(self, failure: StoreError) -> None:
+    def _refuse_queue(self, failure: RactoGatewayError) -> None:
         while self._queue:
             self._queue.popleft().finish(failure)
-
-
-async def _disconnect_quietly(connection: Any) -> None:
-    with contextlib.suppress(Exception):
-        await connection.disconnect(nowait=True)
 
 
 async def _until_the_loop_ends(reference: weakref.ref[Link]) -> AsyncGenerator[None, None]:
@@ -179,54 +199,3 @@ async def _until_the_loop_ends(reference: weakref.ref[Link]) -> AsyncGenerator[N
         link = reference()
         if link is not None and not link.closed:
             await link.aclose()
-
-
-# --- the links of a loop ---------------------------------------------------------------------------------------------
-
-_LINKS = "_ractogateway_links"
-_all_links: weakref.WeakSet[Link] = weakref.WeakSet()
-
-
-def link_for(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *, bulky: bool = False) -> Link:
-    """The link to this endpoint in this (running) loop; there is one for small replies and one for bulky ones.
-
-    The links live on the loop itself, so they die with it. A registry keyed weakly by the loop would not do: a link
-    refers to its loop, and the registry's value would keep its own key alive.
-    """
-    links: dict[str, Link] | None = loop.__dict__.get(_LINKS)
-    if links is None:
-        links = loop.__dict__[_LINKS] = {}
-    key = endpoint.bulky_key if bulky else endpoint.key
-    link = links.get(key)
-    if link is None or link.closed:
-        link = links[key] = Link(loop, endpoint)
-        endpoint.links.append(weakref.ref(link))
-        _all_links.add(link)
-    elif not link.belongs_to(endpoint):
-        link.adopt(endpoint)
-        endpoint.links.append(weakref.ref(link))
-    return link
-
-
-def bury_inherited_links() -> None:
-    """In a forked child: never touch the parent's connections again.
-
-    Closing one, or merely letting it be collected, would write to the parent's socket or edit the epoll set that the
-    two processes share. So they are made immortal, not closed.
-    """
-    for link in list(_all_links):
-        immortalise(link)
-        link.loop.__dict__.pop(_LINKS, None)
-    _all_links.clear()
-
-
-def peek_link(loop: asyncio.AbstractEventLoop, key: str) -> Link | None:
-    """The link with this key (of an endpoint) in this loop, if there is one."""
-    links: dict[str, Link] = loop.__dict__.get(_LINKS, {})
-    return links.get(key)
-
-
-async def close_links(loop: asyncio.AbstractEventLoop) -> None:
-    """Close all links of this (running) loop."""
-    for link in list(loop.__dict__.get(_LINKS, {}).values()):
-        await link.aclose()

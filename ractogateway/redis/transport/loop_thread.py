@@ -15,12 +15,13 @@ from collections import deque
 from contextvars import Context
 from typing import ClassVar
 
+from ractogateway._forking import immortalise
 from ractogateway.errors import NotSent
 from ractogateway.redis.transport import endpoint as endpoints
-from ractogateway.redis.transport import link as links
+from ractogateway.redis.transport import links
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.forking import immortalise
+from ractogateway.redis.transport.link import Link
 
 _EXIT_SECONDS = 2.0
 
@@ -46,8 +47,16 @@ class Lane:
 
         Read from another thread than the link's, so it is only a hint; all that depends on it is a time limit.
         """
-        link = links.peek_link(self.thread.loop, self._key)
+        link = self.link()
         return link is not None and link.connected
+
+    def link(self) -> Link | None:
+        """The link of this lane, if it was ever used."""
+        return links.peek_link(self.thread.loop, self._key)
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send an exchange, in the private thread. The link is made on first use."""
+        links.link_for(self.thread.loop, self.endpoint, bulky=self.bulky).submit(exchange)
 
 
 class LoopThread:
@@ -90,7 +99,10 @@ class LoopThread:
         return not self._ended
 
     def hand_over(self, lane: Lane, exchange: Exchange) -> None:
-        """Queue an exchange; one wake-up of the loop serves a whole burst of them."""
+        """Send an exchange: at once where the connection is idle, else one wake-up of the loop serves a whole burst."""
+        link = lane.link()
+        if link is not None and link.submit_from_outside(exchange):
+            return
         self._inbox.append((lane, exchange))
         # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.
         if not self._awake:
@@ -105,7 +117,7 @@ class LoopThread:
         inbox = self._inbox
         while inbox:
             lane, exchange = inbox.popleft()
-            links.link_for(self.loop, lane.endpoint, bulky=lane.bulky).submit(exchange)
+            lane.submit(exchange)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -35,12 +38,17 @@ _BUFFER_BYTES = 128 * 1024
 _CLOSE_SECONDS = 1.0
 
 
+def _ignore(_push: Any) -> None:
+    return None
+
+
 class Multiplexer(asyncio.BufferedProtocol):
     """One connection. All methods belong to its loop's thread."""
 
     def __init__(self, connection: Any, options: RedisOptions, on_lost: Callable[[Multiplexer], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection  # redis-py's; kept referenced, never asked for anything again
+        self.on_push: Callable[[Any], object] = _ignore  # told of push messages in their place among the replies
         self._on_lost = on_lost
         self._stall_seconds = options.stall_seconds
         self._max_in_flight = options.max_in_flight
@@ -60,6 +68,13 @@ class Multiplexer(asyncio.BufferedProtocol):
         self._failure: StoreError | None = None
         self._transport: asyncio.Transport = connection._writer.transport
         self._lost: asyncio.Future[None] = self._loop.create_future()
+        # What another thread than the loop's may touch, and only while it holds the gate: the order of `_in_flight` is
+        # the order of the bytes on the socket. The descriptor is a duplicate, which nobody else closes: a number that
+        # the transport has closed may already be somebody else's file.
+        self._gate = threading.Lock()
+        self._rest = b""
+        tls = self._transport.get_extra_info("sslcontext") is not None
+        self._descriptor = -1 if tls else os.dup(self._transport.get_extra_info("socket").fileno())
         self._context = Context()
 
     @classmethod
@@ -104,28 +119,68 @@ class Multiplexer(asyncio.BufferedProtocol):
             else:
                 self._flush()
 
+    def submit_from_outside(self, exchange: Exchange) -> bool:
+        """Send at once from another thread than the loop's, where the connection is idle.
+
+        It spares a lone caller the wake-up of the loop thread, which costs more than the command itself. False when the
+        exchange has to be handed over to the loop instead; nothing was sent then.
+        """
+        if self._in_flight or self._outbox or not self._gate.acquire(blocking=False):
+            return False
+        try:
+            if not self._idle():
+                return False
+            data = b"".join(map(hiredis.pack_command, exchange.commands))
+            self._last_progress = time.monotonic()
+            self._in_flight.append(exchange)
+            self._commands_in_flight += len(exchange.commands)
+            exchange.claim()
+            try:
+                written = os.write(self._descriptor, data)
+            except OSError:  # full, or broken: the loop will find out which
+                written = 0
+            if written < len(data):
+                self._rest = data[written:]
+                self._loop.call_soon_threadsafe(self._write_rest, context=self._context)
+            elif self._stall_timer is None:
+                self._loop.call_soon_threadsafe(self._ensure_watch, context=self._context)
+        finally:
+            self._gate.release()
+        return True
+
+    def _idle(self) -> bool:
+        waiting = self._in_flight or self._outbox or self._rest or self._paused
+        return not waiting and self._descriptor >= 0 and self.usable and not self._transport.get_write_buffer_size()
+
+    def _write_rest(self) -> None:
+        with self._gate:
+            rest, self._rest = self._rest, b""
+            self._transport.write(rest)
+        self._ensure_watch()
+        self._flush()
+
     def _schedule_flush(self) -> None:
         self._flush_scheduled = True
         self._loop.call_soon(self._flush, context=self._context)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if self._paused or self._transport.is_closing():
-            return
-        outbox, in_flight = self._outbox, self._in_flight
-        if not in_flight:
-            self._last_progress = self._loop.time()
-        pieces: list[bytes] = []
-        while outbox and self._commands_in_flight < self._max_in_flight:
-            exchange = outbox.popleft()
-            if exchange.claim():
-                pieces.extend(map(hiredis.pack_command, exchange.commands))
-                in_flight.append(exchange)
-                self._commands_in_flight += len(exchange.commands)
-        if pieces:
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            if self._stall_timer is None:
-                self._watch(self._stall_seconds)
+        with self._gate:
+            if self._paused or self._rest or self._transport.is_closing():
+                return
+            outbox, in_flight = self._outbox, self._in_flight
+            if not in_flight:
+                self._last_progress = time.monotonic()
+            pieces: list[bytes] = []
+            while outbox and self._commands_in_flight < self._max_in_flight:
+                exchange = outbox.popleft()
+                if exchange.claim():
+                    pieces.extend(map(hiredis.pack_command, exchange.commands))
+                    in_flight.append(exchange)
+                    self._commands_in_flight += len(exchange.commands)
+            if pieces:
+                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._ensure_watch()
 
     def pause_writing(self) -> None:
         """The socket takes no more for now: later commands wait, unsent."""
@@ -145,7 +200,7 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand out the replies that are complete."""
-        self._last_progress = self._loop.time()
+        self._last_progress = time.monotonic()
         try:
             self._reader.feed(self._buffer, 0, nbytes)
             self._hand_out()
@@ -159,6 +214,7 @@ class Multiplexer(asyncio.BufferedProtocol):
         gets, in_flight, push = self._reader.gets, self._in_flight, self._push
         while (reply := gets()) is not _MORE:
             if reply.__class__ is push:
+                self.on_push(reply)
                 continue
             exchange = in_flight[0]
             replies = exchange.replies
@@ -177,17 +233,16 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def _watch(self, seconds: float) -> None:
-        self._stall_timer = self._loop.call_later(seconds, self._check_for_stall, context=self._context)
+    def _ensure_watch(self) -> None:
+        if self._stall_timer is None and not self._lost.done():
+            self._stall_timer = self._loop.call_later(self._stall_seconds, self._check_for_stall, context=self._context)
 
     def _check_for_stall(self) -> None:
         self._stall_timer = None
-        if not self._in_flight:
-            return
-        left = self._last_progress + self._stall_seconds - self._loop.time()
-        if left > 0:
-            self._watch(left)
-        else:
+        left = self._last_progress + self._stall_seconds - time.monotonic()
+        if left > 0:  # in use: go on watching, so that the next command need not start it anew
+            self._stall_timer = self._loop.call_later(left, self._check_for_stall, context=self._context)
+        elif self._in_flight:
             self._abort(failures.lost_connection(TimeoutError()))
 
     def _abort(self, failure: StoreError) -> None:
@@ -201,8 +256,13 @@ class Multiplexer(asyncio.BufferedProtocol):
             self._stall_timer.cancel()
         # Or the connection, when it is collected, would warn that nobody closed it.
         self._connection._reader = self._connection._writer = None
-        while self._in_flight:
-            self._in_flight.popleft().finish(failure)
+        with self._gate:
+            descriptor, self._descriptor = self._descriptor, -1
+            in_flight, self._in_flight = self._in_flight, deque()
+        if descriptor >= 0:
+            os.close(descriptor)
+        while in_flight:
+            in_flight.popleft().finish(failure)
         while self._outbox:
             self._outbox.popleft().finish(NotSent("the connection to Redis was lost before the command was sent"))
         if not self._lost.done():

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
-from ractogateway.errors import RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
+from ractogateway.errors import NotSent, OutcomeUnknown, RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
@@ -155,7 +155,7 @@ class RetryingPort(Port):
             if trouble is not None:  # else only scripts that the server did not know: EVAL follows at once
                 pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
                 if isinstance(trouble, StoreTimeout) or self.now() + pause >= deadline:
-                    raise trouble
+                    raise batch.verdict(trouble)
                 await self.sleep(pause)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
             exchange = await self._exchange(self._route(bulky=batch.bulky), batch.open_commands(), deadline)
@@ -170,6 +170,7 @@ class _Batch:
         self._replies: list[Any] = [UNANSWERED] * len(calls)
         self.open: Sequence[int] = range(len(calls))
         self.bulky = any(call.bulky for call in calls)
+        self._in_doubt = False
 
     def open_commands(self) -> list[Command]:
         return [self._commands[index] for index in self.open]
@@ -183,8 +184,10 @@ class _Batch:
         trouble = None
         still_open = []
         for index, reply in zip(self.open, exchange.replies, strict=True):
-            if reply is UNANSWERED:
-                trouble = self._unanswered(self._calls[index], exchange.failure)
+            if reply is UNANSWERED or isinstance(reply, StoreError):
+                own = reply if isinstance(reply, StoreError) else exchange.failure
+                trouble = self._unanswered(self._calls[index], own)
+                self._in_doubt = self._in_doubt or trouble.may_have_applied
                 still_open.append(index)
             elif not isinstance(reply, Exception):
                 self._replies[index] = reply
@@ -200,7 +203,7 @@ class _Batch:
         return trouble
 
     @staticmethod
-    def _unanswered(call: Call[Any], shared: StoreError | None) -> StoreUnavailable:
+    def _unanswered(call: Call[Any], shared: RactoGatewayError | None) -> StoreUnavailable:
         if shared is None:
             raise RactoGatewayError("a reply is missing and nobody says why")
         # Everybody who waited on the connection was handed the same object; raised by many, it would collect the
@@ -212,6 +215,15 @@ class _Batch:
         if failure.may_have_applied and not call.replay_safe:
             raise failure
         return failure
+
+    def verdict(self, trouble: StoreUnavailable) -> StoreUnavailable:
+        """The error of a call whose last try failed so. An earlier one may have been executed nevertheless."""
+        if self._in_doubt and isinstance(trouble, NotSent):
+            unknown = OutcomeUnknown("the connection to Redis was lost in mid-call and could not be made again in time")
+            unknown.__cause__ = trouble
+            return unknown
+        trouble.may_have_applied = trouble.may_have_applied or self._in_doubt
+        return trouble
 
     def results(self) -> list[Any]:
         for reply in self._replies:

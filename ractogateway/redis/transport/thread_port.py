@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import redis
+import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -20,6 +21,7 @@ from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
+from ractogateway.redis.transport.types import BlockingClient
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class ThreadPort(BlockingPort, RetryingPort):
         return lane
 
     async def _exchange(self, route: Lane, commands: Sequence[Command], deadline: float) -> Exchange:
-        exchange = _LockExchange(commands)
+        exchange = _LockExchange(commands, deadline)
         route.thread.hand_over(route, exchange)
         try:
             answered = exchange.answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -73,9 +75,11 @@ class ThreadPort(BlockingPort, RetryingPort):
             self._spare = ClientPort(self._plain_client())
         return self._spare
 
-    def _plain_client(self) -> redis.Redis:
-        return redis.Redis.from_url(
-            self._endpoint.address.resolve(),
+    def _plain_client(self) -> BlockingClient:
+        address = self._endpoint.address
+        kind = redis.cluster.RedisCluster if address.is_cluster else redis.Redis
+        return kind.from_url(
+            address.resolve(),
             socket_timeout=self._limits.connected,
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
@@ -85,8 +89,8 @@ class ThreadPort(BlockingPort, RetryingPort):
 class _LockExchange(Exchange):
     __slots__ = ("answered",)
 
-    def __init__(self, commands: Sequence[Command]) -> None:
-        super().__init__(commands)
+    def __init__(self, commands: Sequence[Command], deadline: float) -> None:
+        super().__init__(commands, deadline)
         self.answered = threading.Lock()
         self.answered.acquire()
 

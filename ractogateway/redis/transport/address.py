@@ -1,0 +1,145 @@
+"""What a URL leads to: the base of all addresses, those of a single server, and how a connection is opened.
+
+=================================  ================  ========================================================
+scheme                             class             each new connection leads to
+=================================  ================  ========================================================
+``redis://  rediss://  unix://``   `ServerAddress`   that server
+``embedded://``                    `ServerAddress`   the server of this process, started if need be
+``redis+sentinel://  rediss+…``    `SentinelAddress` whatever server is the primary at that moment
+``redis+cluster://  rediss+…``     `ClusterAddress`  nothing by itself: its nodes have an address each
+=================================  ================  ========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio.to_thread
+from redis import exceptions as redis_errors
+from redis.asyncio import connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from ractogateway.errors import InvalidValueError, StoreError
+from ractogateway.redis.embedded import embedded_url, parse_embedded
+from ractogateway.redis.transport import failures
+
+
+class Address(ABC):
+    """A URL, checked. Errors of the constructor (`InvalidValueError`) never show it: it may hold a password."""
+
+    is_embedded = False
+    is_cluster = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    async def connect(self, seconds: float) -> Any:
+        """A new, connected redis.asyncio connection.
+
+        Args:
+            seconds: for one attempt, TLS and authentication included.
+
+        Raises:
+            StoreError: it could not be made.
+        """
+
+    @abstractmethod
+    def resolve(self) -> str:
+        """A URL that a blocking redis-py client can use at this moment. May block."""
+
+
+class ServerAddress(Address):
+    """One server, be it one that this process starts itself."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.is_embedded = url.lower().startswith("embedded:")
+        if self.is_embedded:
+            parse_embedded(url)
+        else:
+            check_options(url)
+
+    async def connect(self, seconds: float) -> Any:
+        """To the server; an embedded one that has to be started first takes its time apart from ``seconds``."""
+        url = await anyio.to_thread.run_sync(self.resolve) if self.is_embedded else self.url
+        return await open_connection(url, seconds)
+
+    def resolve(self) -> str:
+        """The URL of the server itself. Starts it, in a fraction of a second, where it is an embedded one."""
+        return embedded_url(parse_embedded(self.url)) if self.is_embedded else self.url
+
+
+def check_options(url: str) -> None:
+    """Refuse what redis-py would not understand."""
+    try:
+        _build(url, 3)
+    except (ValueError, TypeError):
+        raise InvalidValueError("url has a port, a database or an option that redis-py does not understand") from None
+
+
+async def open_connection(url: str, seconds: float, *, protocol: int = 3) -> Any:
+    """Connect to the server at ``url``, in one attempt.
+
+    Raises:
+        StoreError: it could not be made, or not in time.
+    """
+    connection = _build(url, protocol)
+    async with closed_on_failure(connection, seconds):
+        await connection.connect()
+    return connection
+
+
+@contextlib.asynccontextmanager
+async def closed_on_failure(connection: Any, seconds: float) -> AsyncIterator[None]:
+    """What happens inside gets ``seconds`` and may fail as redis-py fails; the connection is closed if it does."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except StoreError:
+        await disconnect_quietly(connection)
+        raise
+    except (redis_errors.RedisError, OSError, EOFError) as error:
+        await disconnect_quietly(connection)
+        raise failures.connect_error(error) from error
+    except BaseException:
+        await disconnect_quietly(connection)
+        raise
+
+
+async def ask(connection: Any, *words: str) -> Any:
+    """One question on a connection that nobody else uses; bytes are not decoded. Error replies are raised."""
+    await connection.send_command(*words)
+    return await connection.read_response(disable_decoding=True)
+
+
+async def disconnect_quietly(connection: Any) -> None:
+    """Close it, whatever its state."""
+    with contextlib.suppress(Exception):
+        await connection.disconnect(nowait=True)
+
+
+def _build(url: str, protocol: int) -> Any:
+    options: dict[str, Any] = dict(redis_connection.parse_url(url))
+    kind = options.pop("connection_class", redis_connection.Connection)
+    for pool_option in ("max_connections", "timeout"):
+        options.pop(pool_option, None)
+    if issubclass(kind, redis_connection.SSLConnection):
+        options.setdefault("ssl_check_hostname", True)  # redis-py 5 would take the certificate of any other host
+    # Time limits and retries are ours: redis-py's defaults differ in every major release, repeat scripts that timed
+    # out, and wrap each reply in a timer that can swallow a cancellation.
+    options.update(
+        socket_timeout=None,
+        socket_connect_timeout=None,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_timeout=False,
+        health_check_interval=0,
+        protocol=protocol,
+        decode_responses=False,
+    )
+    return kind(**options)

@@ -1,0 +1,144 @@
+"""A primary behind Sentinels: ``redis+sentinel://h1[:26379],h2/service[/db]``, ``rediss+sentinel://`` for TLS to all.
+
+The address asks for the primary each time a connection is made. A link makes a new one when the old one is lost or says
+READONLY, so it follows a failover without knowing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ractogateway.errors import InvalidValueError, NotSent, StoreError, StoreRefused, StoreUnavailable
+from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.address import (
+    Address,
+    ask,
+    check_options,
+    closed_on_failure,
+    disconnect_quietly,
+    open_connection,
+)
+from ractogateway.redis.transport.hosts import Host, HostsUrl
+
+_DEFAULT_PORT = 26_379
+_SENTINEL_SECONDS = 0.25
+"""How long one Sentinel may take: it answers from memory, and the next one may be better off."""
+
+_QUESTION = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
+
+
+class SentinelAddress(Address):
+    """Wherever the primary of a service is.
+
+    ``user:password@`` are for the servers, ``?sentinel_username=&sentinel_password=`` for the Sentinels; the other
+    options of redis-py (``ssl_ca_certs`` …) for both.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._url = parts = HostsUrl.parse(url, _DEFAULT_PORT)
+        if len(parts.path) not in (1, 2) or not parts.path[0]:
+            raise InvalidValueError("url must name the service: redis+sentinel://host,host/service or …/service/db")
+        self._service = parts.path[0]
+        self._database = parts.path[1] if len(parts.path) > 1 else "0"
+        if not (self._database.isascii() and self._database.isdigit()):
+            raise InvalidValueError("url has a database that is not a number")
+        user, password = parts.option("sentinel_username"), parts.option("sentinel_password")
+        self._credentials = f"{quote(user or '', safe='')}:{quote(password, safe='')}" if password else ""
+        self._sentinels = parts.hosts
+        check_options(self._server_url(self._sentinels[0]))
+
+    async def connect(self, seconds: float) -> Any:
+        """To a server that a Sentinel calls the primary and that calls itself so.
+
+        Sentinels may be behind the times for a moment, so as long as no connection comes of it, the next one is asked.
+        """
+        tried: set[Host | None] = set()
+        failure: StoreUnavailable | None = None
+        for sentinel in self._sentinels:
+            try:
+                primary = await self._ask(sentinel, min(seconds, _SENTINEL_SECONDS))
+                if primary is not None and primary not in tried:
+                    connection = await self._open_primary(primary, seconds)
+                    self._prefer(sentinel)
+                    return connection
+                tried.add(primary)
+            except StoreUnavailable as error:
+                failure = error
+        raise self._verdict(failure)
+
+    def resolve(self) -> str:
+        """The URL of the primary, as the first Sentinel tells that answers."""
+        failure: Exception | None = None
+        for sentinel in self._sentinels:
+            options = {"socket_timeout": _SENTINEL_SECONDS, "socket_connect_timeout": _SENTINEL_SECONDS}
+            try:
+                with redis.Redis.from_url(
+                    self._sentinel_url(sentinel), protocol=2, retry=Retry(NoBackoff(), 0), **options
+                ) as client:
+                    primary = _host(client.execute_command(*_QUESTION, self._service, NEVER_DECODE=True))
+            except (redis_errors.RedisError, OSError) as error:
+                failure = error
+            else:
+                if primary is not None:
+                    return self._server_url(primary)
+        raise self._verdict(failures.connect_error(failure) if failure is not None else None)
+
+    async def _ask(self, sentinel: Host, seconds: float) -> Host | None:
+        connection = await open_connection(self._sentinel_url(sentinel), seconds, protocol=2)
+        async with closed_on_failure(connection, seconds):
+            reply = await ask(connection, *_QUESTION, self._service)
+        await disconnect_quietly(connection)
+        return _host(reply)
+
+    async def _open_primary(self, primary: Host, seconds: float) -> Any:
+        connection = await open_connection(self._server_url(primary), seconds)
+        async with closed_on_failure(connection, seconds):
+            if not await _may_be_primary(connection):
+                raise NotSent("a Sentinel named a server that is not the primary any more")
+        return connection
+
+    @staticmethod
+    def _verdict(failure: StoreError | None) -> StoreError:
+        if failure is None:
+            return StoreRefused("no Sentinel knows a service of the name that the url gives")
+        if not isinstance(failure, NotSent):
+            return failure
+        verdict = NotSent("no Sentinel led to a primary that can be reached")
+        verdict.__cause__ = failure
+        return verdict
+
+    def _prefer(self, sentinel: Host) -> None:
+        """Ask the one that was right first next time: a dead one would cost its time limit again."""
+        self._sentinels = tuple(sorted(self._sentinels, key=lambda known: known != sentinel))
+
+    def _server_url(self, host: Host) -> str:
+        return self._url.of_server(host, database=self._database)
+
+    def _sentinel_url(self, host: Host) -> str:
+        return self._url.of_sentinel(host, self._credentials)
+
+
+def _host(reply: Any) -> Host | None:
+    if not isinstance(reply, (list, tuple)) or len(reply) != 2:  # noqa: PLR2004 - address and port
+        return None
+    try:
+        return Host(bytes(reply[0]).decode(), int(reply[1]))
+    except (ValueError, TypeError):
+        return None
+
+
+async def _may_be_primary(connection: Any) -> bool:
+    try:
+        role = await ask(connection, "ROLE")
+    except redis_errors.ResponseError as error:
+        if failures.server_error_code(error) != "NOPERM":
+            raise
+        return True  # a replica will answer READONLY to the first write
+    return isinstance(role, list) and bool(role) and role[0] == b"master"
