@@ -7,7 +7,7 @@ reaches a log through one of them; lengths are shown instead.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -163,7 +163,7 @@ class LLMResponse(_Private):
 
     def become_hit(self) -> LLMResponse:
         """`as_hit` without the copy, for a cache that has just decoded this answer: nobody else has it."""
-        self.__dict__.update(self._hit_fields())
+        vars(self).update(self._hit_fields())
         return self
 
     def as_stored(self) -> LLMResponse:
@@ -188,9 +188,10 @@ class LLMResponse(_Private):
     def _copied(self, **update: Any) -> LLMResponse:
         copied = self.model_copy(update=update)
         # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
-        for name, value in copied.__dict__.items():
+        fields = vars(copied)
+        for name, value in fields.items():
             if type(value) not in _UNCHANGING:
-                copied.__dict__[name] = copy.deepcopy(value)
+                fields[name] = copy.deepcopy(value)
         return copied
 
 
@@ -232,7 +233,7 @@ class ChatConfig(_Private):
     prompt: RactoPrompt | None = None
     temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False)
     max_tokens: int = Field(default=4096, ge=1, strict=True)
-    history: list[Message] = Field(default_factory=list)
+    history: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
     tools: list[dict[str, Any]] | None = None
     response_model: type[BaseModel] | None = None
     attachments: list[dict[str, Any]] = Field(default_factory=list)
@@ -240,5 +241,19 @@ class ChatConfig(_Private):
 
     @field_validator("history", mode="before")
     @classmethod
-    def _none_is_no_history(cls, value: Any) -> Any:
-        return [] if value is None else value
+    def _as_messages(cls, value: Any) -> Any:
+        """A list of messages, whichever of the two forms each was given in; anything else is pydantic's to refuse."""
+        if value is None:
+            return []
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [_as_message(each) if isinstance(each, Mapping) else each for each in value]
+
+    @property
+    def past_messages(self) -> list[Message]:
+        """``history`` as messages, also where dicts were added to it later."""
+        return [_as_message(each) for each in self.history]
+
+
+def _as_message(message: Message | Mapping[str, Any]) -> Message:
+    return message if isinstance(message, Message) else Message.model_validate(message)

@@ -158,7 +158,7 @@ def _stand_in_answers(evidence: Evidence) -> dict[tuple[str, ...], set[str | Non
 def _body(asked: Asked, terms: Terms) -> dict[str, object]:
     """The request as the protocol has it, spelled out here and not by the kit."""
     config = asked.config
-    history = [{"role": str(message.role), "content": message.content} for message in config.history]
+    history = [{"role": str(message.role), "content": message.content} for message in config.past_messages]
     system, user = {"role": "system", "content": terms.system_prompt}, {"role": "user", "content": config.user_message}
     return {
         "model": terms.model,

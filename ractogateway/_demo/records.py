@@ -70,7 +70,7 @@ class Asked:
     @property
     def key(self) -> tuple[str, ...]:
         """All that differs from one request of this demo to another."""
-        said = (text for message in self.config.history for text in (str(message.role), str(message.content)))
+        said = (text for message in self.config.past_messages for text in (str(message.role), str(message.content)))
         return (*said, self.config.user_message)
 
 

@@ -70,7 +70,7 @@ def identify(
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
     """
     everything_else = {
-        "history": [message.to_dict() for message in config.history],
+        "history": [message.to_dict() for message in config.past_messages],
         "tools": config.tools,
         "response_model": config.response_model,
         "attachments": config.attachments,

@@ -93,7 +93,7 @@ def call_arguments(
 
 def _messages(config: ChatConfig, system_prompt: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages.extend(_history_message(message) for message in config.history)
+    messages.extend(_history_message(message) for message in config.past_messages)
     content: str | list[dict[str, Any]] = config.user_message
     if config.attachments:
         text = [{"type": "text", "text": config.user_message}] if config.user_message else []

@@ -172,14 +172,11 @@ def stop_embedded() -> None:
 
 def _check_directory(path: str) -> Path:
     check_id("path", path)
-    try:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL or half a character
         directory = Path(path).resolve()
-        usable = directory.is_dir() or not directory.exists()
-    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL or half a character in it
-        usable = False
-    if not usable:
-        raise InvalidValueError("path must name a directory, or nothing that exists")
-    return directory
+        if directory.is_dir() or not directory.exists():
+            return directory
+    raise InvalidValueError("path must name a directory, or nothing that exists")
 
 
 def _binary() -> Path:

@@ -64,8 +64,9 @@ class _AwaitingPort(Port):
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
         if inspect.iscoroutinefunction(function):
             return cast("T", await function(*arguments))
-        result = await in_worker_thread(function, *arguments)
-        return await result if inspect.isawaitable(result) else result
+        result: Any = await in_worker_thread(function, *arguments)
+        value: T = await result if inspect.isawaitable(result) else result
+        return value
 
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
         with anyio.move_on_after(seconds, shield=True):
