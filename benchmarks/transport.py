@@ -23,7 +23,7 @@ import redis.asyncio
 from _rounds import compare, compare_async, header, show
 
 from ractogateway.messages import LLMResponse, Usage
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 from ractogateway.redis.transport import (
     Script,
     TimeLimits,
@@ -36,6 +36,7 @@ from ractogateway.redis.transport import (
 
 KEY, VALUE = b"bench:value", b"x" * 1024
 LIMITS = TimeLimits(30.0, 30.0)
+PATIENT = RedisOptions(timeout_seconds=30.0)
 GET = plain_call(b"GET", (KEY,), (), lambda reply: reply, replay_safe=True)
 SCRIPT = Script.of("bench", b"return redis.call('GET', KEYS[1])")
 EVAL = script_call(SCRIPT, (KEY,), (), lambda reply: reply, replay_safe=True)
@@ -113,11 +114,13 @@ async def latencies(count: int, operation: Operation, seconds: float) -> list[fl
 
 async def asynchronous(url: str, rounds: int, seconds: float) -> None:
     ours = open_async_port(url, None, None, LIMITS)
-    cache = AsyncRedisExactCache(url=url, ttl_seconds=600, on_outage="raise")
+    cache = AsyncRedisExactCache(url=url, ttl_seconds=600, on_outage="raise", options=PATIENT)
     async with contextlib.AsyncExitStack() as stack:
         operations = {**await peers(url, stack), "ractogateway": lambda: ours.run(GET)}
         for count in TASKS:
-            contenders = {name: tasks(count, call, VALUE, seconds) for name, call in operations.items()}
+            # Longer with many tasks: clients that open a connection for each would still be connecting.
+            long_enough = seconds * max(1.0, count / 250)
+            contenders = {name: tasks(count, call, VALUE, long_enough) for name, call in operations.items()}
             show(f"GET of 1 KB, {count} tasks", await compare_async(contenders, rounds=rounds), "redis.asyncio")
 
         client = redis.asyncio.Redis(connection_pool=redis.asyncio.ConnectionPool.from_url(url, max_connections=4096))
@@ -194,7 +197,7 @@ def blocking(url: str, rounds: int, seconds: float) -> None:
             node = glide_sync.NodeAddress(parts.hostname or "127.0.0.1", parts.port or 6379)
             glide = glide_sync.GlideClient.create(glide_sync.GlideClientConfiguration([node], request_timeout=30_000))
             operations["valkey-glide sync"] = lambda: glide.get(KEY)
-        cache = RedisExactCache(url=url, ttl_seconds=600, on_outage="raise")
+        cache = RedisExactCache(url=url, ttl_seconds=600, on_outage="raise", options=PATIENT)
         cache.put(*REQUEST, ANSWER)
         client.set("bench:answer", ANSWER.model_dump_json())
         hits: dict[str, Callable[[], object]] = {
