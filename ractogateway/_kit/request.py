@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-from ractogateway.cache.policy import is_storable
-from ractogateway.errors import InvalidTypeError, InvalidValueError
-from ractogateway.messages import ChatConfig, LLMResponse
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["RequestIdentity", "flatten_extra", "identify", "may_store"]
+from ractogateway.cache.policy import is_storable
+from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
+from ractogateway.messages import ChatConfig, LLMResponse, Message
+
+__all__ = ["RequestIdentity", "flatten_extra", "history_shapes", "identify", "may_store", "snapshot"]
 
 CLIENT_SIDE = frozenset({"timeout"})
 """Keys of ``extra`` that never leave this process: how long a caller waits does not change what the model says."""
@@ -48,6 +54,91 @@ class RequestIdentity:
         return f"RequestIdentity(model={self.model!r})"
 
 
+def snapshot(config: ChatConfig) -> ChatConfig:
+    """A private copy of ``config``, so that nothing its owner changes later reaches the cache or the provider.
+
+    An identity is computed before, and a request is built after the cache was asked; between the two a caller's code
+    may run. From a config that changed meanwhile, the answer to one question would be stored under another.
+
+    Raises:
+        InvalidTypeError: A field holds something that cannot be copied, or ``response_model`` is no model.
+        InvalidValueError: A field is nested too deeply to be copied, or ``history`` holds what is no message.
+    """
+    _check_response_model(config.response_model)
+    return config.model_copy(
+        update={
+            "history": _copied("history", _past_messages(config)),
+            "tools": _copied("tools", config.tools),
+            "attachments": _copied("attachments", config.attachments),
+            "extra": _copied("extra", config.extra),
+        }
+    )
+
+
+def _check_response_model(model: object) -> None:
+    if model is None:
+        return
+    if not isinstance(model, type) or not issubclass(model, BaseModel):
+        raise InvalidTypeError("response_model must be a class derived from pydantic's BaseModel, or None")
+    if model is BaseModel:
+        raise InvalidTypeError("response_model must be a class derived from pydantic's BaseModel, not BaseModel itself")
+
+
+def _past_messages(config: ChatConfig) -> list[Message]:
+    try:
+        return config.past_messages
+    except (TypeError, ValueError):
+        failure = InvalidValueError("history holds something that is not a message")
+    raise failure  # outside the handler here and below: not even __context__ may keep an error that quotes a value
+
+
+def _copied(name: str, value: Any) -> Any:
+    if not value:  # nothing to go down into, but the owner may fill it later
+        return copy.copy(value)
+    failure: RactoGatewayError
+    try:
+        return copy.deepcopy(value)  # classes and functions stay what they are
+    except RecursionError:
+        failure = InvalidValueError(f"{name} is nested too deeply")
+    except Exception as error:  # noqa: BLE001 - whatever the hooks of a foreign object raise
+        failure = InvalidTypeError(f"{name} holds something that cannot be copied ({type(error).__name__})")
+    raise failure
+
+
+def history_shapes(config: ChatConfig) -> list[dict[str, Any]]:
+    """The messages of ``history`` in the provider's shape.
+
+    Raises:
+        InvalidTypeError: A content holds an object that JSON has no form for.
+        InvalidValueError: A content holds bytes that are no UTF-8, a number that is not finite, or itself.
+    """
+    failure: RactoGatewayError
+    try:
+        return [_shape(message) for message in config.past_messages]
+    except InvalidValueError:
+        raise
+    except PydanticSerializationError:
+        failure = InvalidTypeError("history holds a value that cannot be sent as JSON")
+    except (ValueError, RecursionError) as error:
+        failure = InvalidValueError(f"history holds what cannot be sent as JSON ({type(error).__name__})")
+    raise failure
+
+
+def _shape(message: Message) -> dict[str, Any]:
+    # pydantic would write NaN as null without a word; elsewhere in a request the SDK's encoder refuses it.
+    if isinstance(message.content, list) and not _is_finite(to_jsonable_python(message.content)):
+        raise InvalidValueError("history holds a number that is not finite, which JSON cannot say")
+    return message.to_dict()
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list) or all(map(_is_finite, value))
+
+
 def identify(
     config: ChatConfig,
     *,
@@ -70,7 +161,7 @@ def identify(
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
     """
     everything_else = {
-        "history": [message.to_dict() for message in config.past_messages],
+        "history": history_shapes(config),
         "tools": config.tools,
         "response_model": config.response_model,
         "attachments": config.attachments,
@@ -105,7 +196,9 @@ def _shaping(extra: Mapping[str, Any], silent: frozenset[str]) -> dict[str, Any]
     shaping = {name: value for name, value in flatten_extra(extra).items() if name not in silent | CLIENT_SIDE}
     headers = shaping.pop("extra_headers", None)
     if headers:
-        kept = {name.lower(): value for name, value in headers.items() if name.lower() not in TRACING_HEADERS}
+        # A list, because names that differ in case only are all sent; their order among themselves counts.
+        named = sorted(((name.lower(), value) for name, value in headers.items()), key=itemgetter(0))
+        kept = [(name, value) for name, value in named if name not in TRACING_HEADERS]
         if kept:
             shaping["extra_headers"] = kept
     return shaping

@@ -29,7 +29,7 @@ from ractogateway.errors import (
     RactoGatewayError,
 )
 
-__all__ = ["provider_errors", "retry_after_seconds", "translate"]
+__all__ = ["construction_errors", "provider_errors", "retry_after_seconds", "translate"]
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{1,63}")
 """What an error code looks like; anything else in its place may be text."""
@@ -52,13 +52,30 @@ class provider_errors:  # noqa: N801 - used like a function, as contextlib's cla
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure = translate(error) if isinstance(error, Exception) else None
+        failure = self._translated(error) if isinstance(error, Exception) else None
         if failure is None:
             return
         try:
             raise failure
         finally:
             failure.__context__ = None  # set by the very `raise` above
+
+    @staticmethod
+    def _translated(error: Exception) -> RactoGatewayError | None:
+        return translate(error)
+
+
+class construction_errors(provider_errors):  # noqa: N801 - as above
+    """The same while a client is made: nothing was sent yet, so what fails is neither the request nor the provider."""
+
+    @staticmethod
+    def _translated(error: Exception) -> RactoGatewayError | None:
+        if isinstance(error, RactoGatewayError):
+            return None
+        return ProviderConnectionError(
+            f"the openai client could not be made ({type(error).__name__}); it reads the environment's proxies and "
+            "certificates, such as HTTP_PROXY and SSL_CERT_FILE"
+        )
 
 
 def translate(error: Exception) -> RactoGatewayError | None:
@@ -92,7 +109,7 @@ def _before_sending(error: Exception) -> InvalidValueError | None:
     """What the SDK, or the JSON encoder below it, says about arguments it cannot use."""
     if isinstance(error, UnicodeEncodeError):
         return InvalidValueError("the request holds text that cannot be encoded, such as half of a surrogate pair")
-    if isinstance(error, (TypeError, ValueError)):
+    if isinstance(error, (TypeError, ValueError, RecursionError)):
         kind = type(error).__name__
         return InvalidValueError(f"extra, tools, history or attachments hold what cannot be sent as JSON ({kind})")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from ractogateway._checks import check_id, check_tokens
 from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
 from ractogateway._kit.clients import CLOSE_SECONDS, Clients
 from ractogateway._kit.replay import final_chunk, replay
-from ractogateway._kit.request import RequestIdentity, identify, may_store
+from ractogateway._kit.request import RequestIdentity, identify, may_store, snapshot
 from ractogateway._kit.structured import with_parsed
 from ractogateway.cache.protocol import ExactCache
-from ractogateway.errors import InvalidTypeError, InvalidValueError, StructuredOutputError
+from ractogateway.errors import InvalidTypeError, StructuredOutputError
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
 from ractogateway.openai_developer_kit import sdk, wire
 from ractogateway.openai_developer_kit.address import resolve
@@ -36,6 +35,8 @@ _END: Any = object()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Request:
+    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original."""
+
     config: ChatConfig
     identity: RequestIdentity
 
@@ -54,8 +55,9 @@ class OpenAIDeveloperKit:
         exact_cache: Where answers are looked up and kept: an `ExactMatchCache`, a `RedisExactCache` (its async core is
             used in async calls), an `AsyncRedisExactCache` (for ``achat`` and ``astream`` only), or anything with their
             ``get`` and ``put``. A cache that fails is logged by ``ractogateway.kit`` and fails no request.
-        timeout_seconds: How long the provider may stay silent: before the answer, and between the pieces of a stream.
-            Connecting may take 5 seconds of it. An attempt that timed out is repeated like any other failed one.
+        timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
+            of a stream. Connecting may take 5 seconds of it. An attempt that timed out is repeated like any other
+            failed one.
         max_retries: How often the SDK repeats a request after a failed connection, a timeout, or a status of 408, 409,
             429 or 5xx, pausing as the provider asks or with exponential backoff. Streams are not repeated once they
             began.
@@ -64,6 +66,9 @@ class OpenAIDeveloperKit:
     SDK's call). It wins over the other fields of the config, ``None`` leaves a parameter out, and it cannot set
     ``messages``, ``model`` or ``stream``. Of several choices (``n``) the first is the answer; the others are in
     ``raw``, which is neither cached nor given for streams.
+
+    A config is copied when a method is called (by `achat`, when it is first awaited): what is changed in it later does
+    not reach the request.
 
     A kit may be used from many threads and event loops at once. Closing it is optional, and a closed kit opens again
     when it is used.
@@ -88,7 +93,7 @@ class OpenAIDeveloperKit:
         self._model = check_id("model", model)
         self._embedding_model = check_id("embedding_model", embedding_model)
         if api_key is not None:
-            check_id("api_key", api_key)
+            sdk.check_api_key(api_key)
         if default_prompt is not None and not isinstance(default_prompt, RactoPrompt):
             raise InvalidTypeError(f"default_prompt must be a RactoPrompt or None, not {type(default_prompt).__name__}")
         self._default_prompt = default_prompt
@@ -97,7 +102,7 @@ class OpenAIDeveloperKit:
         settings = sdk.ClientSettings(
             url=self._address.url,
             api_key=api_key,
-            timeout_seconds=_check_timeout(timeout_seconds),
+            timeout_seconds=wire.check_seconds("timeout_seconds", timeout_seconds),
             max_retries=check_tokens("max_retries", max_retries, minimum=0),
         )
         self._clients: Clients[openai.OpenAI, openai.AsyncOpenAI] = Clients(settings.make_blocking, settings.make_async)
@@ -111,6 +116,7 @@ class OpenAIDeveloperKit:
             StructuredOutputError: A complete answer does not fit ``config.response_model``.
         """
         request = self._prepare(config)
+        config = request.config
         self._cache.check_blocking()
         answer = _usable(self._cache.lookup(request.identity), config)
         if answer is None:
@@ -125,6 +131,7 @@ class OpenAIDeveloperKit:
     async def achat(self, config: ChatConfig) -> LLMResponse:
         """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has."""
         request = self._prepare(config)
+        config = request.config
         answer = _usable(await self._cache.alookup(request.identity), config)
         if answer is None:
             with provider_errors():
@@ -261,6 +268,7 @@ class OpenAIDeveloperKit:
     def _prepare(self, config: ChatConfig) -> _Request:
         if not isinstance(config, ChatConfig):
             raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
+        config = snapshot(config)
         wire.check_extra(config.extra)
         prompt = config.prompt if config.prompt is not None else self._default_prompt
         identity = identify(
@@ -299,11 +307,3 @@ def _usable(hit: LLMResponse | None, config: ChatConfig) -> LLMResponse | None:
         return None if hit is None else with_parsed(hit, config.response_model)
     except StructuredOutputError:
         return None
-
-
-def _check_timeout(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"timeout_seconds must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise InvalidValueError(f"timeout_seconds must be positive and finite, not {value!r}")
-    return float(value)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
+from ractogateway._checks import check_id
 from ractogateway._extras import import_extra
 from ractogateway.errors import InvalidValueError, ProviderAuthenticationError
+from ractogateway.openai_developer_kit.failures import construction_errors
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["ClientSettings", "response_format"]
+__all__ = ["ClientSettings", "check_api_key", "response_format"]
 
 _CONNECT_SECONDS = 5.0
 """As the SDK's own default: no provider takes longer to accept a connection that it is going to accept."""
@@ -24,6 +26,19 @@ _CONNECT_SECONDS = 5.0
 
 def _sdk() -> Any:
     return import_extra("openai", extra="openai", needed_for="OpenAIDeveloperKit")
+
+
+def check_api_key(value: object) -> None:
+    """Refuse a key that no HTTP header can carry as it is; a line break at its end is the usual case."""
+    if not _fits_a_header(check_id("api_key", value)):
+        raise InvalidValueError(f"api_key must be {_KEY_FORM}")
+
+
+_KEY_FORM = "printable ASCII without whitespace around it"
+
+
+def _fits_a_header(key: str) -> bool:
+    return key.isascii() and key.isprintable() and key == key.strip()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,10 +55,12 @@ class ClientSettings:
 
         Raises:
             MissingExtraError: ``openai`` is not installed.
-            ProviderAuthenticationError: There is no key.
+            ProviderAuthenticationError: There is no key, or that of the environment cannot be one.
+            ProviderConnectionError: The SDK cannot work with the environment's proxies or certificates.
         """
         sdk = _sdk()
-        client: openai.OpenAI = _warmed(sdk.OpenAI(**self._arguments(sdk)))
+        with construction_errors():
+            client: openai.OpenAI = _warmed(sdk.OpenAI(**self._arguments(sdk)))
         return client
 
     def make_async(self) -> openai.AsyncOpenAI:
@@ -51,8 +68,10 @@ class ClientSettings:
         sdk = _sdk()
         # Given explicitly because the SDK's own subclass closes itself, when it is collected, in whichever loop happens
         # to run then; `Clients` closes it in the loop it belongs to.
-        http_client = sdk.DefaultAsyncHttpxClient()
-        client: openai.AsyncOpenAI = _warmed(sdk.AsyncOpenAI(**self._arguments(sdk), http_client=http_client))
+        with construction_errors():
+            arguments = self._arguments(sdk)  # first, since what fails after the next line leaves a client behind
+            http_client = sdk.DefaultAsyncHttpxClient()
+            client: openai.AsyncOpenAI = _warmed(sdk.AsyncOpenAI(**arguments, http_client=http_client))
         return client
 
     def _arguments(self, sdk: Any) -> dict[str, Any]:
@@ -61,6 +80,8 @@ class ClientSettings:
             raise ProviderAuthenticationError(
                 "no API key: pass api_key=, or set OPENAI_API_KEY (any text will do for a server that asks for none)"
             )
+        if not _fits_a_header(api_key):
+            raise ProviderAuthenticationError(f"OPENAI_API_KEY must be {_KEY_FORM}")
         timeout = sdk.Timeout(self.timeout_seconds, connect=min(_CONNECT_SECONDS, self.timeout_seconds))
         return {"api_key": api_key, "base_url": self.url, "timeout": timeout, "max_retries": self.max_retries}
 
@@ -80,7 +101,7 @@ def response_format(model: type[BaseModel]) -> dict[str, Any]:
     """
     try:
         function = _sdk().pydantic_function_tool(model)["function"]
-    except (PydanticUserError, TypeError, ValueError):
+    except (PydanticUserError, AttributeError, TypeError, ValueError):
         raise InvalidValueError(f"response_model {model.__name__} has no JSON schema to send") from None
     # Names of generic models have brackets, which the API refuses.
     name = re.sub(r"[^A-Za-z0-9_-]", "_", model.__name__)[:64]

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ractogateway._checks import check_text
-from ractogateway._kit.request import flatten_extra
+from ractogateway._kit.request import flatten_extra, history_shapes
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ProviderError
-from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, Message, ToolCall, Usage
+from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
 __all__ = [
     "call_arguments",
     "check_extra",
+    "check_seconds",
     "embedding_arguments",
     "finish_reason",
     "make_tool_call",
@@ -30,6 +31,8 @@ __all__ = [
 _RESERVED = ("messages", "model", "stream")
 _PER_CALL = ("extra_headers", "extra_query", "timeout")
 """Keys of ``extra`` that are arguments of the SDK's call and no part of the request's body."""
+_LONGEST_SECONDS = 86_400.0
+_LARGEST_SHOWN = 2**64
 _LIMITS = ("max_completion_tokens", "max_tokens")
 
 _FINISH_REASONS = {
@@ -48,12 +51,44 @@ _FINISH_REASONS = {
 
 def check_extra(extra: Mapping[str, Any]) -> None:
     """Refuse an ``extra`` that would replace what the kit itself decides, or that has no place in a call."""
-    for name in ("extra_body", "extra_headers", "extra_query"):
-        if not isinstance(extra.get(name, {}), (Mapping, type(None))):
-            raise InvalidTypeError(f"extra[{name!r}] must be a mapping, not {type(extra[name]).__name__}")
-    taken = [name for name in _RESERVED if name in flatten_extra(extra)]
+    _check_mapping(extra, "extra_body")
+    flat = flatten_extra(extra)
+    for name in ("extra_headers", "extra_query"):
+        _check_mapping(flat, name)
+    _check_headers(flat.get("extra_headers") or {})
+    timeout = flat.get("timeout")
+    # The HTTP library's own Timeout is told by its name: there have been two of these libraries.
+    if timeout is not None and type(timeout).__name__ != "Timeout":
+        check_seconds("extra['timeout']", timeout)
+    taken = [name for name in _RESERVED if name in flat]
     if taken:
         raise InvalidValueError(f"extra must not set {' or '.join(taken)}: the kit and the ChatConfig do")
+
+
+def _check_mapping(extra: Mapping[str, Any], name: str) -> None:
+    if not isinstance(extra.get(name, {}), (Mapping, type(None))):
+        raise InvalidTypeError(f"extra[{name!r}] must be a mapping, not {type(extra[name]).__name__}")
+
+
+def _check_headers(headers: Mapping[Any, Any]) -> None:
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"extra['extra_headers'] must have keys of type str, not {type(name).__name__}")
+        # The HTTP library notices too, but as an error of the connection. Values may also be the SDK's own markers.
+        if any(character in text for text in (name, value) if isinstance(text, str) for character in "\r\n\0"):
+            raise InvalidValueError("extra['extra_headers'] must not hold line breaks or NUL")
+
+
+def check_seconds(name: str, value: object) -> float:
+    """How long to wait: more than nothing and at most a day."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value <= _LONGEST_SECONDS:
+        # Python refuses to write very large ints in decimal.
+        huge = isinstance(value, int) and abs(value) > _LARGEST_SHOWN
+        shown = f"an int of {int(value).bit_length()} bits" if huge else repr(value)
+        raise InvalidValueError(f"{name} must be positive and finite, at most 86400 seconds, not {shown}")
+    return float(value)
 
 
 def call_arguments(
@@ -93,7 +128,7 @@ def call_arguments(
 
 def _messages(config: ChatConfig, system_prompt: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages.extend(_history_message(message) for message in config.past_messages)
+    messages.extend(_as_sent(shape) for shape in history_shapes(config))
     content: str | list[dict[str, Any]] = config.user_message
     if config.attachments:
         text = [{"type": "text", "text": config.user_message}] if config.user_message else []
@@ -102,11 +137,9 @@ def _messages(config: ChatConfig, system_prompt: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _history_message(message: Message) -> dict[str, Any]:
-    shape = message.to_dict()
-    if shape["role"] == "model":  # Gemini's word, in a conversation that began there
-        shape["role"] = "assistant"
-    return shape
+def _as_sent(shape: dict[str, Any]) -> dict[str, Any]:
+    # "model" is Gemini's word, in a conversation that began there.
+    return {**shape, "role": "assistant"} if shape["role"] == "model" else shape
 
 
 def read_completion(completion: Any) -> LLMResponse:

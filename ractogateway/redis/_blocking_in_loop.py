@@ -19,7 +19,7 @@ _ADVICE = (
     "a blocking ractogateway call stops the event loop that is running here; "
     "await the Async… class or the object's .aio instead"
 )
-_USER_FRAME = 4  # the user's line, seen from here: face's helper, face's method, user
+_PACKAGE = __name__.partition(".")[0]
 
 
 def check_running_loop() -> None:
@@ -35,7 +35,21 @@ def check_running_loop() -> None:
     if policy not in ("warn", "allow"):
         raise InvalidValueError(f"{POLICY_VARIABLE} must be raise, warn or allow")
     if policy == "warn" and not _interactive():
-        warnings.warn(_ADVICE, BlockingCallWarning, stacklevel=_USER_FRAME)
+        warnings.warn(_ADVICE, BlockingCallWarning, stacklevel=_user_level())
+
+
+def _user_level() -> int:
+    """The ``stacklevel``, for a warning issued by the caller, of the innermost line that is not this package's.
+
+    Counted rather than fixed: a face's method, a ``with`` block and a kit in front of a cache differ in depth, and the
+    user's line is what tells call sites apart. (`warnings.warn` can skip a package by itself from Python 3.12 on.)
+    """
+    level = 1
+    frame = sys._getframe(1)  # noqa: SLF001 - the cheap way to a frame; inspect.stack() reads source files
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def _interactive() -> bool:

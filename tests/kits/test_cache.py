@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from ractogateway._kit.request import identify
+from ractogateway._kit.request import identify, snapshot
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import InvalidTypeError, StoreTimeout
 from ractogateway.openai_developer_kit import ChatConfig, LLMResponse, OpenAIDeveloperKit, RactoPrompt, ToolCall, Usage
@@ -307,6 +308,135 @@ def test_at_openai_who_asks_does_not_tell_requests_apart():
 
     assert context(extra) is None
     assert context({**extra, "seed": 1}) == {"extra": {"seed": 1}}
+
+
+@pytest.mark.parametrize("other", [{"X-A": "3", "x-a": "2"}, {"x-a": "2", "X-A": "1"}, {"x-a": "2"}])
+def test_headers_that_differ_in_case_only_are_all_sent_and_all_count(make_kit, other):
+    kit = make_kit(exact_cache=ExactMatchCache())
+    kit.chat(ChatConfig(user_message="Hello", extra={"extra_headers": {"X-A": "1", "x-a": "2"}}))
+
+    assert kit.chat(ChatConfig(user_message="Hello", extra={"extra_headers": other})).cached is False
+
+
+def test_the_order_of_different_headers_does_not_tell_requests_apart(make_kit):
+    kit = make_kit(exact_cache=ExactMatchCache())
+    kit.chat(ChatConfig(user_message="Hello", extra={"extra_headers": {"x-a": "1", "x-b": "2"}}))
+
+    assert kit.chat(ChatConfig(user_message="Hello", extra={"extra_headers": {"x-b": "2", "x-a": "1"}})).cached is True
+
+
+# -- a config that changes while it is being answered ------------------------------------------------------------------
+
+
+def _rich() -> ChatConfig:
+    return ChatConfig(
+        user_message="A",
+        history=[{"role": "user", "content": [{"type": "text", "text": "before"}]}],
+        tools=[json.loads(json.dumps(TOOL))],
+        attachments=[{"type": "text", "text": "a"}],
+        extra={"seed": 1, "extra_headers": {"x-tenant": "a"}},
+    )
+
+
+CHANGES = {
+    "user_message": lambda config: setattr(config, "user_message", "B"),
+    "temperature": lambda config: setattr(config, "temperature", 0.9),
+    "history": lambda config: config.history.append({"role": "user", "content": "injected"}),
+    "content": lambda config: config.history[0].content[0].update(text="injected"),
+    "tools": lambda config: config.tools[0]["function"].update(name="injected"),
+    "attachments": lambda config: config.attachments.append({"type": "text", "text": "injected"}),
+    "extra": lambda config: config.extra.update(seed=2),
+    "headers": lambda config: config.extra["extra_headers"].update({"x-tenant": "b"}),
+    "response_model": lambda config: setattr(config, "response_model", Person),
+}
+
+
+def _plain() -> ChatConfig:
+    return ChatConfig(user_message="A", history=[], tools=[], attachments=[], extra={})
+
+
+CASES = [(_rich, change) for change in CHANGES]
+CASES += [(_plain, change) for change in ("user_message", "temperature", "history", "attachments", "extra")]
+
+
+@pytest.mark.parametrize(("make", "change"), CASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_changes_in_a_config_under_way_reaches_neither_provider_nor_cache(
+    make_kit, endpoint, method, make, change
+):
+    """The cache's lookup is the moment between naming a request and building it, in whichever method."""
+    config = make()
+
+    class Meddling(ExactMatchCache):
+        def get(self, *args, **kwargs):
+            found = super().get(*args, **kwargs)
+            CHANGES[change](config)
+            return found
+
+    cache = Meddling()
+    kit = make_kit(exact_cache=cache)
+    answer = _ask(kit, method, config)
+    sent = endpoint.seen[-1]
+    plain = make_kit().chat(make())
+
+    assert answer.content == plain.content
+    assert answer.parsed is None
+    body = {name: value for name, value in sent.body.items() if name not in ("stream", "stream_options")}
+    assert body == {name: value for name, value in endpoint.seen[-1].body.items() if name != "stream"}
+    assert len(cache) == 1
+    assert make_kit(exact_cache=cache).chat(make()).cached is True
+
+
+def _ask(kit, method, config):
+    async def consume():
+        answer = getattr(kit, method)(config)
+        return [chunk async for chunk in answer][-1].response if method == "astream" else await answer
+
+    if method.startswith("a"):
+        return asyncio.run(consume())
+    return kit.chat(config) if method == "chat" else list(kit.stream(config))[-1].response
+
+
+@pytest.mark.parametrize("method", ["stream", "astream"])
+def test_a_stream_answers_the_question_it_was_made_for(make_kit, endpoint, method):
+    cache = ExactMatchCache()
+    kit = make_kit(exact_cache=cache)
+    config = ChatConfig(user_message="A")
+
+    async def consume(stream):
+        return [chunk async for chunk in stream]
+
+    stream = getattr(kit, method)(config)
+    config.user_message = "B"
+    list(stream) if method == "stream" else asyncio.run(consume(stream))
+
+    assert endpoint.seen[-1].body["messages"] == [{"role": "user", "content": "A"}]
+    assert kit.chat(ChatConfig(user_message="A")).cached is True
+    assert kit.chat(config).cached is False
+
+
+def test_a_task_answers_the_question_as_it_was_when_it_began(make_kit, endpoint):
+    kit = make_kit(exact_cache=ExactMatchCache())
+    config = ChatConfig(user_message="A", history=[])
+
+    async def main() -> None:
+        task = asyncio.create_task(kit.achat(config))
+        await asyncio.sleep(0)
+        config.history.append({"role": "user", "content": "injected"})
+        await task
+
+    asyncio.run(main())
+    assert endpoint.seen[-1].body["messages"] == [{"role": "user", "content": "A"}]
+    assert kit.chat(config).cached is False
+
+
+def test_a_copy_keeps_the_class_it_has_to_fit(make_kit):
+    config = ChatConfig(user_message="Who?", response_model=Person, tools=[{"of": Person}])
+    copied = snapshot(config)
+
+    assert copied.response_model is copied.tools[0]["of"] is Person
+    assert copied.tools[0] is not config.tools[0]
+    assert isinstance(make_kit().chat(ChatConfig(user_message="Who?", response_model=Person)).parsed, Person)
 
 
 # -- what is stored ----------------------------------------------------------------------------------------------------

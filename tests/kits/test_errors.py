@@ -6,18 +6,22 @@ import asyncio
 import logging
 import pickle
 import socket
+import ssl
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from email.utils import formatdate
 
+import openai
 import pytest
 from pydantic import BaseModel
 
 from ractogateway._kit.request import identify
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
+    InvalidTypeError,
     InvalidValueError,
     MissingExtraError,
     ProviderAuthenticationError,
@@ -30,6 +34,7 @@ from ractogateway.errors import (
     UnsupportedEventLoopError,
 )
 from ractogateway.openai_developer_kit import ChatConfig, RactoPrompt
+from ractogateway.openai_developer_kit.address import resolve
 from ractogateway.openai_developer_kit.failures import retry_after_seconds
 from ractogateway.openai_developer_kit.sdk import ClientSettings
 
@@ -163,6 +168,96 @@ def test_the_key_may_come_from_the_environment(ask, make_kit, monkeypatch, endpo
     assert ask(make_kit(api_key=None), HELLO).content
 
 
+BAD_KEYS = ["CANARY\n", " CANARY", "CANARY-\u00e9", "CANARY\x00", "\ud800CANARY"]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_a_key_that_no_header_can_carry_is_refused_at_once(make_kit, key):
+    with pytest.raises(InvalidValueError, match=r"^api_key must be printable ASCII") as e:
+        make_kit(api_key=key)
+    assert CANARY not in str(e.value)
+
+
+@pytest.mark.parametrize("key", ["CANARY\n", "CANARY-\u00e9"])
+def test_so_is_one_of_the_environment(ask, make_kit, monkeypatch, endpoint, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ProviderAuthenticationError, match=r"^OPENAI_API_KEY must be printable ASCII") as e:
+        ask(make_kit(api_key=None), HELLO)
+    assert CANARY not in "".join(map(str, _chain(e.value)))
+    assert endpoint.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "kind"),
+    [("HTTP_PROXY", "foo://CANARY", "ValueError"), ("SSL_CERT_FILE", "/CANARY/none.pem", "FileNotFoundError")],
+)
+def test_a_client_that_cannot_be_made_says_so(ask, make_kit, monkeypatch, variable, value, kind):
+    monkeypatch.delattr(ssl.SSLContext, "load_verify_locations")  # the fixture's, which reads nothing
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ProviderConnectionError, match=rf"^the openai client could not be made \({kind}\)") as e:
+        ask(make_kit(), HELLO)
+    assert len(_chain(e.value)) == 1
+    assert CANARY not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1",
+        "http://[CANARY]/v1",
+        "http://[::1]CANARY/v1",
+        "http://h:99999999/v1",
+        "http://h:0/v1",
+        "http://h:CANARY",
+        "http://CANARY b/",
+        "http://CANARY/a b",
+        "http://\x00CANARY",
+        "http://h/\ud800",
+        "http://a..b/CANARY",
+        "http://a\\CANARY/",
+        "http://@/CANARY",
+        "https://u:CANARY@[bad/v1",
+        "https://u:CANARY@\u2100/v1",
+        "https:///CANARY",
+        "ftp://CANARY/",
+        "",
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(make_kit, url):
+    with pytest.raises(InvalidValueError, match=r"^base_url must") as e:
+        make_kit(base_url=url)
+    assert len(_chain(e.value)) == 1
+    assert CANARY not in str(e.value)
+
+
+def test_so_is_an_address_of_the_environment(make_kit, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://u:CANARY@h:99999/v1")
+    with pytest.raises(InvalidValueError, match=r"^base_url must") as e:
+        make_kit(base_url=None)
+    assert CANARY not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("http://[::1]:8000/v1/", "http://[::1]:8000/v1"),
+        ("http://User:p%40ss@My_Host:8000/V1", "http://User:p%40ss@my_host:8000/V1"),
+        ("https://b\u00fccher.example/v1", "https://b\u00fccher.example/v1"),
+        ("http://h?x=A/v1", "http://h?x=A/v1"),
+    ],
+)
+def test_addresses_of_other_forms_are_taken(url, meant):
+    assert resolve(url).url == meant
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, -1, 86_401, float("nan"), float("inf"), 10**400, -(10**5000)], ids=lambda value: type(value).__name__
+)
+def test_a_timeout_is_positive_and_at_most_a_day(make_kit, seconds):
+    with pytest.raises(InvalidValueError, match=r"^timeout_seconds must be positive and finite, at most 86400 seconds"):
+        make_kit(timeout_seconds=seconds)
+
+
 def test_no_sdk(ask, make_kit, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ractogateway\[openai\]'"):
@@ -187,6 +282,83 @@ def test_what_cannot_be_sent_is_an_invalid_value(ask, make_kit, config, endpoint
     with pytest.raises(InvalidValueError):
         ask(make_kit(), config)
     assert endpoint.requests == 0
+
+
+def _cycle() -> dict[str, object]:
+    part: dict[str, object] = {"type": "x"}
+    part["data"] = part
+    return part
+
+
+def _deep() -> dict[str, object]:
+    part: dict[str, object] = {"type": "x"}
+    for _ in range(5000):
+        part = {"data": part}
+    return part
+
+
+def _content(data: object) -> dict[str, object]:
+    return {"history": [{"role": "user", "content": [{"type": "CANARY", "data": data}]}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        (_content(object()), InvalidTypeError),
+        (_content(b"\xffCANARY"), InvalidValueError),
+        (_content(float("nan")), InvalidValueError),
+        (_content([{"deep": (1.0, float("-inf"))}]), InvalidValueError),
+        (_content(_cycle()), InvalidValueError),
+        (_content(_deep()), InvalidValueError),
+        (_content("CANARY \ud83d"), InvalidValueError),
+        (_content(each for each in ()), InvalidTypeError),
+        ({"tools": [{"of": threading.Lock()}]}, InvalidTypeError),
+        ({"attachments": [{"of": (each for each in ())}]}, InvalidTypeError),
+        ({"extra": {"CANARY": threading.Lock()}}, InvalidTypeError),
+        ({"tools": [_deep()]}, InvalidValueError),
+        ({"tools": [_cycle()]}, InvalidValueError),
+        ({"tools": [{"CANARY": float("nan")}]}, InvalidValueError),
+        ({"extra": {"extra_headers": {1: "CANARY"}}}, InvalidTypeError),
+        ({"extra": {"extra_body": {"extra_headers": {1: "CANARY"}}}}, InvalidTypeError),
+        ({"extra": {"extra_headers": {"x-a": "CANARY\nx-b: 1"}}}, InvalidValueError),
+        ({"extra": {"timeout": -1}}, InvalidValueError),
+        ({"extra": {"timeout": 10**5000}}, InvalidValueError),
+        ({"extra": {"timeout": "CANARY"}}, InvalidTypeError),
+        ({"response_model": BaseModel}, InvalidTypeError),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_before_anything_is(ask, make_kit, endpoint, fields, kind):
+    config = ChatConfig(user_message="Hello", **fields)
+    with pytest.raises(kind) as e:
+        ask(make_kit(exact_cache=ExactMatchCache()), config)
+    assert CANARY not in "".join(map(str, _chain(e.value)))
+    assert endpoint.requests == 0
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error and whatever an error reporter would find behind it."""
+    return [] if error is None else [error, *_chain(error.__cause__), *_chain(error.__context__)]
+
+
+def test_what_is_no_message_is_refused(make_kit, endpoint):
+    config = ChatConfig(user_message="Hello", history=[])
+    config.history.append({"role": "CANARY"})
+    with pytest.raises(InvalidValueError, match=r"^history holds something that is not a message$") as e:
+        make_kit().chat(config)
+    assert len(_chain(e.value)) == 1
+    assert endpoint.requests == 0
+
+
+def test_a_class_put_in_later_is_checked_too(make_kit):
+    config = ChatConfig(user_message="Hello")
+    config.response_model = "CANARY"
+    with pytest.raises(InvalidTypeError, match="derived from pydantic's BaseModel, or None"):
+        make_kit().chat(config)
+
+
+def test_a_timeout_object_of_the_sdk_is_taken(ask, make_kit):
+    with pytest.raises(ProviderTimeout):
+        ask(make_kit("slow-150"), ChatConfig(user_message="Hello", extra={"timeout": openai.Timeout(0.05)}))
 
 
 class Unspeakable(BaseModel):

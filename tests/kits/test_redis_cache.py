@@ -60,3 +60,35 @@ def test_an_application_that_forbids_blocking_calls_in_its_loop_is_obeyed(make_k
 
     asyncio.run(main())
     assert endpoint.requests == 0
+
+
+def _caught(main) -> list[int]:
+    """The lines of this file that a `BlockingCallWarning` named, each as often as it was shown."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        asyncio.run(main())
+    named = [each for each in caught if issubclass(each.category, BlockingCallWarning)]
+    assert {each.filename for each in named} == {__file__}
+    return [each.lineno - main.__code__.co_firstlineno for each in named]
+
+
+def test_a_kit_inside_a_running_loop_warns_once_a_line_of_the_user(make_kit):
+    kit = make_kit(exact_cache=RedisExactCache(url="embedded://"))
+
+    async def main() -> None:
+        for _ in range(2):
+            kit.chat(HELLO)
+            kit.chat(HELLO)
+            list(kit.stream(HELLO))
+
+    assert _caught(main) == [2, 3, 4]
+
+
+def test_leaving_a_cache_inside_a_running_loop_names_the_users_line():
+    async def main() -> None:
+        with RedisExactCache(url="embedded://"):
+            pass
+        with RedisExactCache(url="embedded://") as cache:
+            cache.clear()
+
+    assert _caught(main) == [1, 4, 3]
