@@ -15,7 +15,7 @@ MAX_TOKENS = 2**53 - 1
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "model", "tool", "function"})
 
-_LONGEST_ROLE = 16
+_LONGEST_SHOWN_BITS = 64
 _MIN_TTL_SECONDS = 0.001
 _MAX_TTL_SECONDS = 100 * 365 * 86_400.0
 
@@ -41,9 +41,8 @@ def check_role(value: object) -> str:
     if not isinstance(value, str):
         raise InvalidTypeError(f"role must be a str, not {type(value).__name__}")
     if value not in ROLES:
-        # A role of at most a word is shown; anything longer may be text that landed in the wrong argument.
-        shown = f" ({value!r})" if value.isascii() and value.isalpha() and len(value) <= _LONGEST_ROLE else ""
-        raise InvalidValueError(f"role is not known{shown}; known roles are {', '.join(sorted(ROLES))}")
+        # Not shown: it may be an id or a text that landed in the wrong argument.
+        raise InvalidValueError(f"role is not known; known roles are {', '.join(sorted(ROLES))}")
     return str(value)
 
 
@@ -52,9 +51,15 @@ def check_tokens(name: str, value: object, *, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"{name} must be an int, not {type(value).__name__}")
     if not minimum <= value <= MAX_TOKENS:
-        shown = str(value) if abs(value) <= 2**64 else f"an int of {value.bit_length()} bits"
-        raise InvalidValueError(f"{name} must be from {minimum} to 2**53 - 1, not {shown}")
+        raise InvalidValueError(f"{name} must be from {minimum} to 2**53 - 1, not {_shown(value)}")
     return value
+
+
+def _shown(number: float) -> str:
+    """A number for a message; one with thousands of digits would not be readable, and Python refuses to print it."""
+    if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
+        return f"an int of {number.bit_length()} bits"
+    return repr(number)
 
 
 def check_ttl(name: str, value: object) -> float | None:
@@ -63,8 +68,10 @@ def check_ttl(name: str, value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidTypeError(f"{name} must be a number of seconds or None, not {type(value).__name__}")
-    if math.isnan(value) or not _MIN_TTL_SECONDS <= value <= _MAX_TTL_SECONDS:
-        raise InvalidValueError(f"{name} must be from 0.001 seconds to 100 years, or None for no end, not {value!r}")
+    if not _MIN_TTL_SECONDS <= value <= _MAX_TTL_SECONDS:  # NaN fails both comparisons
+        raise InvalidValueError(
+            f"{name} must be from 0.001 seconds to 100 years, or None for no end, not {_shown(value)}"
+        )
     return float(value)
 
 
@@ -81,9 +88,20 @@ def check_temperature(value: object, name: str = "temperature") -> float:
     return temperature
 
 
+def check_share(name: str, value: object) -> float:
+    """A part of a whole, above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not 0 < value <= 1:
+        raise InvalidValueError(f"{name} must be above 0 and at most 1, not {_shown(value)}")
+    return float(value)
+
+
 def milliseconds(seconds: float) -> int:
-    """Seconds as whole milliseconds, never zero: Redis takes a TTL of 0 for "delete"."""
-    return max(1, round(seconds * 1000))
+    """Seconds as whole milliseconds, rounded up, so that nothing ends early (and a TTL is never 0, Redis's
+    "delete").
+    """
+    return max(1, math.ceil(round(seconds * 1000, 6)))  # 0.007 s is 7.000000000000001 ms
 
 
 def check_key_prefix(value: object) -> str:

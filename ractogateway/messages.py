@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ractogateway._models import InputModel
 from ractogateway.prompts import RactoPrompt
 
 __all__ = [
@@ -76,8 +77,8 @@ class _Private(BaseModel):
                 yield name, value
             elif value is not None and not (isinstance(value, (str, list, dict)) and not value):
                 yield name, _Verbatim(_size(value))
-        for name, value in (self.__pydantic_extra__ or {}).items():
-            yield name, _Verbatim(_size(value))
+        if self.__pydantic_extra__:  # their names are the user's too
+            yield "extra", _Verbatim(f"<{len(self.__pydantic_extra__)} fields>")
 
 
 class _Verbatim(str):
@@ -144,6 +145,7 @@ class LLMResponse(_Private):
     answer had cost. ``raw`` is the provider's own object; it is never cached.
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True, ser_json_inf_nan="constants")
     _public: ClassVar[frozenset[str]] = frozenset({"finish_reason", "usage", "saved_usage", "cached", "model"})
 
     content: str | None = None
@@ -217,7 +219,7 @@ class StreamChunk(_Private):
     response: LLMResponse | None = None
 
 
-class ChatConfig(_Private):
+class ChatConfig(_Private, InputModel):
     """One request to a kit.
 
     ``prompt`` overrides the kit's ``default_prompt``; with neither there is no system message. ``history`` comes
@@ -226,12 +228,12 @@ class ChatConfig(_Private):
     content parts of the user message. ``extra`` goes to the provider's API as it is.
     """
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
     _public: ClassVar[frozenset[str]] = frozenset({"temperature", "max_tokens"})
 
-    user_message: str
+    user_message: str = Field(strict=True)
     prompt: RactoPrompt | None = None
-    temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False, strict=True)
     max_tokens: int = Field(default=4096, ge=1, strict=True)
     history: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
     tools: list[dict[str, Any]] | None = None

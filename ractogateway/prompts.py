@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from ractogateway._models import InputModel
 
 __all__ = ["RactoPrompt"]
 
 
-class RactoPrompt(BaseModel):
+class RactoPrompt(InputModel):
     """A system prompt in five parts: Role, Aim, Constraints, Tone, Output format.
 
     Equal parts compile to equal text, so a prompt built twice is one prompt to a cache.
@@ -23,7 +25,7 @@ class RactoPrompt(BaseModel):
     Translate to French.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True)
 
     role: str = Field(min_length=1)
     aim: str = Field(min_length=1)

@@ -158,6 +158,7 @@ class ExactMatchCache:
         return counts
 
     def renew_after_fork(self) -> None:
+        """In a forked child: a lock of its own."""
         # The thread that held the lock does not exist in the child, and left its change half made: start empty.
         if self._lock.locked():
             self._entries = _Entries(self._max_size)

@@ -228,7 +228,9 @@ def _write_class(value: type, emit: _Emit, _depth: int) -> None:
         body = json.dumps(value.model_json_schema(), ensure_ascii=False).encode("utf-8", "surrogatepass")
     except (PydanticUserError, AttributeError, TypeError):
         raise _Refused(InvalidTypeError, f"holds the class {value.__name__}, which has no JSON schema") from None
-    emit(b"M%d:%b" % (len(body), body))
+    # The name as well: providers are told it beside the schema, whose title may be another.
+    name = str.encode(value.__name__, "utf-8", "surrogatepass")
+    emit(b"M%d:%b%d:%b" % (len(name), name, len(body), body))
 
 
 def _write_bytes(value: bytes | bytearray | memoryview, emit: _Emit, _depth: int) -> None:

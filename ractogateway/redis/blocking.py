@@ -51,7 +51,10 @@ class _Face(Generic[Core]):
         return twin
 
     def close(self) -> None:
-        """Let go of the connection. The object stays usable; closing is never needed, and a given client stays open."""
+        """Close the connection, unless another object shares it; a given client stays open.
+
+        The object stays usable, and closing is never needed: a forgotten object's connection ends after a grace.
+        """
         self._run(self._core.aclose())
 
     def __enter__(self) -> Self:
@@ -266,7 +269,7 @@ class RedisChatMemory(_Face[AsyncRedisChatMemory]):
         self,
         conversation_id: str,
         role: str,
-        content: str | Sequence[Mapping[str, Any]] | None,
+        content: str | list[dict[str, Any]] | None,
         *,
         request_id: str | None = None,
     ) -> int:

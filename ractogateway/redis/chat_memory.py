@@ -69,7 +69,7 @@ class AsyncRedisChatMemory:
         self,
         conversation_id: str,
         role: str,
-        content: str | Sequence[Mapping[str, Any]] | None,
+        content: str | list[dict[str, Any]] | None,
         *,
         request_id: str | None = None,
     ) -> int:
@@ -164,7 +164,7 @@ class AsyncRedisChatMemory:
         self._revision(await self._port.run(call), expected_revision)
 
     async def aclose(self) -> None:
-        """Let go of the connection. The object stays usable; closing is never needed."""
+        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
         await self._port.aclose()
 
     async def __aenter__(self) -> Self:

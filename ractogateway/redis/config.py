@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PlainValidator, field_validator
 
 from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl
+from ractogateway._models import InputModel
 
 __all__ = ["ChatMemoryConfig", "RateLimitConfig", "RateLimitDecision", "RedisOptions"]
 
@@ -18,9 +19,10 @@ DEFAULT_URL = "redis://localhost:6379/0"
 CacheOutage = Literal["miss", "raise"]
 LimiterOutage = Literal["local", "allow", "deny", "raise"]
 
-_Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(gt=0.0, le=86_400.0, allow_inf_nan=False, strict=True)]
 _Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, strict=True)]
-_Prefix = Annotated[str, Field(min_length=1)]
+# Plain: pydantic would refuse the lone surrogates that ids and prefixes may hold.
+_Prefix = Annotated[str, PlainValidator(check_key_prefix)]
 
 
 def default_url() -> str:
@@ -28,8 +30,8 @@ def default_url() -> str:
     return os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Config(InputModel):
+    model_config = ConfigDict(frozen=True)
 
 
 class RedisOptions(_Config):
@@ -53,14 +55,7 @@ class RedisOptions(_Config):
     breaker_seconds: _Seconds = 1.0
 
 
-class _PrefixedConfig(_Config):
-    @field_validator("key_prefix", check_fields=False)
-    @classmethod
-    def _usable_prefix(cls, value: str) -> str:
-        return check_key_prefix(value)
-
-
-class RateLimitConfig(_PrefixedConfig):
+class RateLimitConfig(_Config):
     """A token budget per user.
 
     Args:
@@ -70,11 +65,11 @@ class RateLimitConfig(_PrefixedConfig):
     """
 
     max_tokens_per_minute: _Tokens = 10_000
-    window_seconds: Annotated[float, Field(ge=0.001, le=31 * 86_400.0, allow_inf_nan=False)] = 60.0
+    window_seconds: Annotated[float, Field(ge=0.001, le=31 * 86_400.0, allow_inf_nan=False, strict=True)] = 60.0
     key_prefix: _Prefix = "ractogateway:ratelimit"
 
 
-class ChatMemoryConfig(_PrefixedConfig):
+class ChatMemoryConfig(_Config):
     """Bounds of a conversation.
 
     Args:

@@ -33,7 +33,7 @@ class BadEnvelope(ValueError):
 def seal(payload: bytes, fingerprint: bytes, *, compress_above_bytes: int) -> bytes:
     """Wrap an encoded answer. It is compressed when it is larger than the threshold and gets smaller by it."""
     codec = _PLAIN
-    if len(payload) > compress_above_bytes:
+    if compress_above_bytes < len(payload) <= _MAX_DECODED_BYTES:
         compressed = zlib.compress(payload, level=1)
         if len(compressed) < len(payload):
             codec, payload = _ZLIB, compressed

@@ -118,8 +118,8 @@ class AsyncRedisExactCache:
     ) -> None:
         """Store an answer, whatever the temperature; ``ttl_seconds`` overrides the cache's own for this entry.
 
-        ``raw`` is not stored. Which answers deserve to be stored is the caller's policy
-        (`ractogateway.cache.is_storable`).
+        ``raw`` is not stored, and ``parsed`` comes back as plain JSON values. Which answers deserve to be stored is the
+        caller's policy (`ractogateway.cache.is_storable`).
         """
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
         ttl = self._ttl_seconds if ttl_seconds is None else check_ttl("ttl_seconds", ttl_seconds)
@@ -160,15 +160,16 @@ class AsyncRedisExactCache:
 
     async def stats(self) -> CacheStats:
         """Hits and misses of this object, and the number of live entries (None when Redis cannot say)."""
+        began = self._outage.began()
         try:
             size = await self.size()
         except StoreError as error:
-            self._outage.failed(error)
+            self._outage.failed(error, began)
             size = None
         return CacheStats(hits=self._counters.hits, misses=self._counters.misses, size=size, errors=self._outage.errors)
 
     async def aclose(self) -> None:
-        """Let go of the connection. The object stays usable; closing is never needed."""
+        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
         await self._port.aclose()
 
     async def __aenter__(self) -> Self:
@@ -185,12 +186,13 @@ class AsyncRedisExactCache:
 
     async def _tolerantly(self, call: Any) -> Any:
         """Run a call whose failure may cost a model call but never the request."""
+        began = self._outage.began()
         try:
             reply = await self._port.run(call)
         except StoreError as error:
             if self._raises:
                 raise
-            self._outage.failed(error)
+            self._outage.failed(error, began)
             return None
         self._outage.succeeded()
         return reply
@@ -202,7 +204,7 @@ def _encoded(response: LLMResponse) -> bytes:
     try:
         return response.to_stored_json().encode()
     except (PydanticSerializationError, UnicodeError, ValueError):
-        raise InvalidTypeError("response.parsed holds something that JSON cannot hold") from None
+        raise InvalidTypeError("response holds something that JSON cannot hold") from None
 
 
 def _opened(sealed: bytes, key: bytes) -> LLMResponse | None:

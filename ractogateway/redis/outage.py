@@ -17,11 +17,16 @@ class OutageLog:
         self._tool = tool
         self._consequence = consequence
         self._down = False
+        self._recoveries = 0
 
-    def failed(self, error: StoreError) -> None:
-        """A call failed and its error was not passed on."""
+    def began(self) -> int:
+        """A call begins; what it returns goes to `failed` if the call fails."""
+        return self._recoveries
+
+    def failed(self, error: StoreError, began: int) -> None:
+        """A call failed and its error was not passed on. One that began before the last recovery tells of the past."""
         self.errors += 1
-        if not self._down:
+        if not self._down and began == self._recoveries:
             self._down = True
             logger.warning("%s: Redis is unavailable (%s); %s", self._tool, type(error).__name__, self._consequence)
 
@@ -29,4 +34,5 @@ class OutageLog:
         """A call got through."""
         if self._down:
             self._down = False
+            self._recoveries += 1
             logger.info("%s: Redis is available again", self._tool)

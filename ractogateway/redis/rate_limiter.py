@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import ClassVar, Self, get_args
 
-from ractogateway._checks import check_id, check_tokens, milliseconds
+from ractogateway._checks import check_id, check_share, check_tokens, milliseconds
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreUnavailable
 from ractogateway.redis._local_limiter import LocalSlidingWindow
 from ractogateway.redis.config import LimiterOutage, RateLimitConfig, RateLimitDecision, RedisOptions
@@ -76,7 +76,9 @@ class AsyncRedisRateLimiter:
             raise InvalidValueError("on_outage must be 'local', 'allow', 'deny' or 'raise'")
         self._on_outage = on_outage
         self._window_ms = milliseconds(self._config.window_seconds)
-        self._local_limit = max(1, math.floor(self._config.max_tokens_per_minute * _checked_share(local_share)))
+        self._local_limit = max(
+            1, math.floor(self._config.max_tokens_per_minute * check_share("local_share", local_share))
+        )
         self._local = LocalSlidingWindow()
         self._outage = OutageLog("rate limiter", _CONSEQUENCES[on_outage])
         self._port = self._open_port(url, client, options, _LIMITS)
@@ -137,7 +139,7 @@ class AsyncRedisRateLimiter:
         await self._port.run(calls.forget_charges(keys))
 
     async def aclose(self) -> None:
-        """Let go of the connection. The object stays usable; closing is never needed."""
+        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
         await self._port.aclose()
 
     async def __aenter__(self) -> Self:
@@ -155,12 +157,13 @@ class AsyncRedisRateLimiter:
     async def _decide(
         self, call: Call[BudgetReply], keys: LimiterKeys, cost: int, *, charge: bool
     ) -> RateLimitDecision:
+        began = self._outage.began()
         try:
             reply = await self._port.run(call)
         except StoreUnavailable as error:
             if self._on_outage == "raise":
                 raise
-            self._outage.failed(error)
+            self._outage.failed(error, began)
             return self._degraded(keys, cost, charge=charge)
         self._outage.succeeded()
         return RateLimitDecision(
@@ -205,11 +208,3 @@ def _checked(config: RateLimitConfig | None) -> RateLimitConfig:
     if not isinstance(config, RateLimitConfig):
         raise InvalidTypeError(f"config must be a RateLimitConfig, not {type(config).__name__}")
     return config
-
-
-def _checked_share(share: object) -> float:
-    if isinstance(share, bool) or not isinstance(share, (int, float)):
-        raise InvalidTypeError(f"local_share must be a number, not {type(share).__name__}")
-    if not 0.0 < share <= 1.0:
-        raise InvalidValueError(f"local_share must be above 0 and at most 1, not {share!r}")
-    return float(share)

@@ -155,7 +155,7 @@ def test_an_answer_that_json_cannot_hold(make):
 def test_prefixes(make, prefix):
     with pytest.raises((TypeError, ValueError)):
         make("cache", key_prefix=prefix)
-    with pytest.raises(ValueError, match="key_prefix"):
+    with pytest.raises((TypeError, ValueError), match="key_prefix"):
         RateLimitConfig(key_prefix=prefix)
 
 
