@@ -17,6 +17,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 from redis import exceptions as redis_errors
@@ -78,6 +79,10 @@ class ServerAddress(Address):
 def check_options(url: str) -> None:
     """Refuse what redis-py would not understand."""
     try:
+        parts = urlsplit(url)
+        database = parts.path.strip("/") if parts.scheme in ("redis", "rediss") else ""
+        if database and not (database.isascii() and database.isdigit()):
+            raise ValueError  # noqa: TRY301 - redis-py would silently take database 0
         _build(url, 3)
     except (ValueError, TypeError):
         raise InvalidValueError("url has a port, a database or an option that redis-py does not understand") from None

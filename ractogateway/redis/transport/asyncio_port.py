@@ -19,7 +19,7 @@ from ractogateway.redis.transport.client_port import ClientPort, as_words, perfo
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.link import Link
-from ractogateway.redis.transport.links import link_for
+from ractogateway.redis.transport.links import close_endpoint, link_for
 from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
 from ractogateway.redis.transport.types import AsyncClient
 
@@ -82,16 +82,28 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
     def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
         super().__init__(limits, breaker)
         self._endpoint = endpoint
+        self._closed = False
+        endpoint.users.add(self)
 
     def _route(self, *, bulky: bool) -> Link:
+        if self._closed:
+            self._closed = False
+            self._endpoint.users.add(self)
         return link_for(running_loop(), self._endpoint, bulky=bulky)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._endpoint.users.discard(self)
+        if not self._endpoint.users:
+            running_loop()
+            await close_endpoint(self._endpoint)
 
     async def _exchange(self, route: Link, commands: Sequence[Command], deadline: float) -> Exchange:
         exchange = _FutureExchange(commands, deadline, route.loop)
         route.submit(exchange)
         try:
             await exchange.woken
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or the coroutine was closed
             exchange.abandon()
             raise
         return exchange

@@ -8,6 +8,7 @@ It sits below the tools, so it counts failures that a tool swallows (the cache's
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -17,27 +18,33 @@ from ractogateway.errors import BreakerOpen, StoreRefused, StoreUnavailable
 logger = logging.getLogger("ractogateway.redis.transport")
 
 
+_NO_PROBE = -math.inf
+
+
 class Breaker:
     """Counts the outcomes of one object's calls. Safe for threads.
 
     Args:
         failures: so many failed calls in a row open the breaker.
         seconds: so long it refuses all calls; then one is let through, whose outcome closes or opens it again.
+        patience: so long a probe may take. Later ones are let through even if its end was never told: a signal handler
+            may raise anywhere, also between the probe's admission and its first line.
     """
 
-    def __init__(self, failures: int, seconds: float) -> None:
+    def __init__(self, failures: int, seconds: float, patience: float) -> None:
         self._threshold = failures
         self._seconds = seconds
         self._in_a_row = 0
         self._opened_at: float | None = None
-        self._probing = False
-        self._lock = threading.Lock()
+        self._patience = max(seconds, patience)
+        self._probe_began = _NO_PROBE
+        self._lock = threading.RLock()
         renewed_after_fork(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: the thread that held the lock, or was the probe, has stayed in the parent."""
-        self._lock = threading.Lock()
-        self._probing = False
+        self._lock = threading.RLock()
+        self._probe_began = _NO_PROBE
 
     def admit(self) -> bool:
         """Let a call through, or refuse it. True when it is the probe, whose end must be told in any case.
@@ -50,9 +57,10 @@ class Breaker:
         with self._lock:
             if self._opened_at is None:
                 return False
-            if self._probing or time.monotonic() - self._opened_at < self._seconds:
+            now = time.monotonic()
+            if now - self._opened_at < self._seconds or now - self._probe_began < self._patience:
                 raise BreakerOpen("Redis was unavailable a moment ago; it is not asked again before a probe succeeds")
-            self._probing = True
+            self._probe_began = now
             return True
 
     def succeeded(self) -> None:
@@ -60,7 +68,7 @@ class Breaker:
         if self._in_a_row or self._opened_at is not None:
             with self._lock:
                 was_open = self._opened_at is not None
-                self._in_a_row, self._opened_at, self._probing = 0, None, False
+                self._in_a_row, self._opened_at, self._probe_began = 0, None, _NO_PROBE
             if was_open:
                 logger.info("circuit breaker closed: Redis answers again")
 
@@ -72,14 +80,14 @@ class Breaker:
             self.succeeded()
         elif probe:  # its outcome will never be known: the next call is the probe
             with self._lock:
-                self._probing = False
+                self._probe_began = _NO_PROBE
 
     def _failed(self) -> None:
         with self._lock:
             self._in_a_row += 1
             opens = self._opened_at is None and self._in_a_row >= self._threshold
-            if opens or self._probing:
+            if opens or self._probe_began != _NO_PROBE:
                 self._opened_at = time.monotonic()
-                self._probing = False
+                self._probe_began = _NO_PROBE
         if opens:
             logger.info("circuit breaker open: %d calls in a row failed", self._in_a_row)

@@ -68,12 +68,15 @@ class Endpoint:
         self.key = f"{options!r} {address.url}"
         self.bulky_key = f"bulky {self.key}"
         self.links: list[weakref.ref[Link]] = []
+        # The ports that were not closed: with the last of them, the connections are closed at once. Ports that are
+        # forgotten instead are the finalizer's business.
+        self.users: weakref.WeakSet[object] = weakref.WeakSet()
         # The list, not self: a finalizer that referred to its object would keep it alive.
         weakref.finalize(self, _retire_all, self.links).atexit = False
 
 
 _endpoints: weakref.WeakValueDictionary[tuple[str, RedisOptions], Endpoint] = weakref.WeakValueDictionary()
-_endpoints_lock = threading.Lock()
+_endpoints_lock = threading.RLock()  # reentrant: a signal handler may come here in the thread that holds it
 
 
 def endpoint_for(url: str | None, options: RedisOptions) -> Endpoint:
@@ -89,7 +92,7 @@ def endpoint_for(url: str | None, options: RedisOptions) -> Endpoint:
 def replace_lock_after_fork() -> None:
     """A thread of the parent may have held the lock; in the child it would stay held for ever."""
     global _endpoints_lock  # noqa: PLW0603 - the lock is module state by nature
-    _endpoints_lock = threading.Lock()
+    _endpoints_lock = threading.RLock()
 
 
 def _retire_all(links: list[weakref.ref[Link]]) -> None:

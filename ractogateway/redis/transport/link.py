@@ -58,6 +58,7 @@ class Link:
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> None:
         self.loop = loop
         self.closed = False
+        self.short_cut = False  # callers in other threads use `submit_from_outside`
         self._options = endpoint.options
         self._address = endpoint.address
         # Weak, because a link must not keep alive the reference count that decides over its own end.
@@ -66,6 +67,7 @@ class Link:
         self._wire: Wire | None = None  # takes new commands
         self._wires: list[Wire] = []  # that one, and retired ones that still owe replies
         self._connecting: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closer: AsyncGenerator[None, None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         # One a link: a context can be entered by one thread at a time, and other loops run in other threads.
@@ -128,8 +130,14 @@ class Link:
             self.loop.call_later(_IDLE_GRACE_SECONDS, self._close_if_ownerless, context=Context())
 
     def _close_if_ownerless(self) -> None:
-        if self._endpoint() is None and not self.closed:
-            self._connecting = self.loop.create_task(self.aclose(), context=Context())
+        if self._endpoint() is None:
+            self.close_soon()
+
+    def close_soon(self) -> None:
+        """Close the connection in a task of the loop; whoever comes before it runs gets a new link."""
+        if not self.closed:
+            self.closed = True
+            self._closing = self.loop.create_task(self.aclose(), context=Context())
 
     async def aclose(self) -> None:
         """Close the connection; whatever waits is told."""
@@ -152,6 +160,11 @@ class Link:
             wire = await self._open_wire()
             self._wires.append(wire)
             await self._prepare(wire)
+            if self.short_cut and isinstance(wire, Multiplexer):
+                with contextlib.suppress(OSError):  # no descriptor left: then without
+                    wire.open_short_cut()
+            if not wire.usable:  # lost again meanwhile; it has told nobody, for nobody had used it
+                raise NotSent("the connection to Redis was lost before the command was sent")
             self._wire = wire
             while self._queue:
                 wire.submit(self._queue.popleft())

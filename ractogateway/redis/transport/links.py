@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ def link_for(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *, bulky: bool
 def enlist(link: L, key: str, endpoint: Endpoint) -> L:
     """Make a new link one of its loop's and of its endpoint's."""
     link.loop.__dict__.setdefault(_LINKS, {})[key] = link
-    endpoint.links.append(weakref.ref(link))
+    _register(endpoint, link)
     _all_links.add(link)
     return link
 
@@ -43,6 +44,13 @@ def enlist(link: L, key: str, endpoint: Endpoint) -> L:
 def adopt(link: Link, endpoint: Endpoint) -> None:
     """Give a link whose endpoint is gone to another one of the same address and options."""
     link.adopt(endpoint)
+    _register(endpoint, link)
+
+
+def _register(endpoint: Endpoint, link: Link) -> None:
+    # In place, because the endpoint's finalizer holds this very list; without the dead, or every asyncio.run of a long
+    # life would leave one behind.
+    endpoint.links[:] = [reference for reference in endpoint.links if reference() is not None]
     endpoint.links.append(weakref.ref(link))
 
 
@@ -54,6 +62,7 @@ def bury_inherited_links() -> None:
     """
     for link in list(_all_links):
         immortalise(link)
+        link.closed = True  # nobody may wake the parent's loop, not even to retire it
         link.loop.__dict__.pop(_LINKS, None)
     _all_links.clear()
 
@@ -68,3 +77,17 @@ async def close_links(loop: asyncio.AbstractEventLoop) -> None:
     """Close all links of this (running) loop."""
     for link in list(loop.__dict__.get(_LINKS, {}).values()):
         await link.aclose()
+
+
+async def close_endpoint(endpoint: Endpoint) -> None:
+    """Close all links to this endpoint: those of the running loop now, those of other loops as soon as they run."""
+    here = asyncio.get_running_loop()
+    for reference in list(endpoint.links):
+        link = reference()
+        if link is None or link.closed or link.loop.is_closed():
+            continue
+        if link.loop is here:
+            await link.aclose()
+        else:
+            with contextlib.suppress(RuntimeError):  # closed between the two lines
+                link.loop.call_soon_threadsafe(link.close_soon)

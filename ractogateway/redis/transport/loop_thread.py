@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import importlib
 import os
 import threading
 from collections import deque
+from collections.abc import Coroutine
 from contextvars import Context
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ractogateway._forking import immortalise
 from ractogateway.errors import NotSent
@@ -56,21 +58,26 @@ class Lane:
 
     def submit(self, exchange: Exchange) -> None:
         """Send an exchange, in the private thread. The link is made on first use."""
-        links.link_for(self.thread.loop, self.endpoint, bulky=self.bulky).submit(exchange)
+        link = links.link_for(self.thread.loop, self.endpoint, bulky=self.bulky)
+        link.short_cut = True
+        link.submit(exchange)
 
 
 class LoopThread:
     """A thread that runs an event loop and takes exchanges from any other thread."""
 
     current: ClassVar[LoopThread | None] = None
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self) -> None:
         self._inbox: deque[tuple[Lane, Exchange]] = deque()
         self._awake = False
         self._ended = False
         self._context = Context()
-        self.loop = _new_event_loop()
+        try:
+            self.loop = _new_event_loop()
+        except OSError as error:  # no file descriptor left
+            raise NotSent(f"no event loop could be made ({type(error).__name__})") from error
         self._thread = threading.Thread(target=self._main, name="ractogateway-redis", daemon=True)
         try:
             self._thread.start()
@@ -90,7 +97,13 @@ class LoopThread:
             with cls._lock:
                 thread = cls.current
                 if thread is None or not thread.alive:
-                    thread = cls.current = cls()
+                    made = cls()
+                    # A signal handler that ran meanwhile, in this very thread, may have come first.
+                    thread = cls.current
+                    if thread is not None and thread.alive:
+                        made.stop()
+                    else:
+                        thread = cls.current = made
         return thread
 
     @property
@@ -101,19 +114,35 @@ class LoopThread:
     def hand_over(self, lane: Lane, exchange: Exchange) -> None:
         """Send an exchange: at once where the connection is idle, else one wake-up of the loop serves a whole burst."""
         link = lane.link()
-        if link is not None and link.submit_from_outside(exchange):
+        # Of this very endpoint: a link that belonged to an object of the past is about to retire, unless the loop hears
+        # of its new owner.
+        if link is not None and link.belongs_to(lane.endpoint) and link.submit_from_outside(exchange):
             return
         self._inbox.append((lane, exchange))
         # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.
         if not self._awake:
-            self._awake = True
             try:
+                self._awake = True
                 self.loop.call_soon_threadsafe(self._drain, context=self._context)
             except RuntimeError:  # closed a moment ago
+                self._awake = False
                 self._refuse_inbox()
+            except BaseException:  # a signal handler raised: the next caller wakes the loop
+                self._awake = False
+                raise
+
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the loop and wait for its end, for a moment."""
+        try:
+            asyncio.run_coroutine_threadsafe(work, self.loop).result(_EXIT_SECONDS)
+        except (RuntimeError, TimeoutError):  # the loop was closed a moment ago, or its thread is busy
+            work.close()
 
     def _drain(self) -> None:
         self._awake = False
+        if self._ended:
+            self._refuse_inbox()
+            return
         inbox = self._inbox
         while inbox:
             lane, exchange = inbox.popleft()
@@ -133,9 +162,10 @@ class LoopThread:
                 self._refuse_inbox()
 
     def _refuse_inbox(self) -> None:
-        while self._inbox:
-            _, exchange = self._inbox.popleft()
-            exchange.finish(NotSent("the process is exiting"))
+        with contextlib.suppress(IndexError):  # several threads may be here
+            while True:
+                _, exchange = self._inbox.popleft()
+                exchange.finish(NotSent("the process is exiting"))
 
     def stop(self) -> None:
         """End the thread and wait for it."""
@@ -153,7 +183,7 @@ class LoopThread:
     @classmethod
     def forget_after_fork(cls) -> None:
         """In a forked child: the thread is gone, its loop and connections are the parent's."""
-        cls._lock = threading.Lock()
+        cls._lock = threading.RLock()
         thread, cls.current = cls.current, None
         if thread is not None:
             immortalise(thread)

@@ -16,13 +16,14 @@ import importlib
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from itertools import chain
 from typing import Any, Final
 
-from ractogateway.errors import NotSent, StoreError
+from ractogateway.errors import NotSent, RactoGatewayError, StoreError
 from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.exchange import Exchange
@@ -42,6 +43,15 @@ def _ignore(_push: Any) -> None:
     return None
 
 
+def _packed(exchange: Exchange) -> bytes:
+    """The commands as bytes; nothing where they cannot be encoded, which the caller has been told then."""
+    try:
+        return b"".join(map(hiredis.pack_command, exchange.commands))
+    except TypeError:  # a bug above us, which must not leave its caller waiting for ever
+        exchange.finish(RactoGatewayError("a command holds something that cannot be sent"))
+        return b""
+
+
 class Multiplexer(asyncio.BufferedProtocol):
     """One connection. All methods belong to its loop's thread."""
 
@@ -53,7 +63,7 @@ class Multiplexer(asyncio.BufferedProtocol):
         self._stall_seconds = options.stall_seconds
         self._max_in_flight = options.max_in_flight
         self._reader = hiredis.Reader(replyError=failures.ErrorReply, notEnoughData=_MORE)
-        self._push = getattr(hiredis, "PushNotification", None)
+        self._push = hiredis.PushNotification
         # A memoryview, because asyncio's TLS protocol slices what it is given, and a slice of a bytearray is a copy.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._outbox: deque[Exchange] = deque()
@@ -72,9 +82,13 @@ class Multiplexer(asyncio.BufferedProtocol):
         # the order of the bytes on the socket. The descriptor is a duplicate, which nobody else closes: a number that
         # the transport has closed may already be somebody else's file.
         self._gate = threading.Lock()
+        # Set while commands are on their way from a caller to the socket. Found set by whoever gets the gate, it means
+        # that an exception which a signal handler raised (Ctrl-C, a soft time limit) stopped the sender somewhere in
+        # between: what the server has read of it nobody knows, so no position can be trusted any more.
+        self._sending = False
         self._rest = b""
-        tls = self._transport.get_extra_info("sslcontext") is not None
-        self._descriptor = -1 if tls else os.dup(self._transport.get_extra_info("socket").fileno())
+        self._descriptor = -1
+        self._close_descriptor: weakref.finalize[..., Any] | None = None
         self._context = Context()
 
     @classmethod
@@ -84,9 +98,9 @@ class Multiplexer(asyncio.BufferedProtocol):
         Raises:
             EOFError: the server has hung up meanwhile; nobody would tell the multiplexer any more.
         """
-        wire = cls(connection, options, on_lost)
-        if connection._reader.at_eof() or wire._transport.is_closing():
+        if connection._reader.at_eof() or connection._writer.transport.is_closing():
             raise EOFError
+        wire = cls(connection, options, on_lost)
         wire._transport.set_protocol(wire)
         return wire
 
@@ -97,7 +111,9 @@ class Multiplexer(asyncio.BufferedProtocol):
         unread = getattr(reader, "_buffer", None)
         parser = getattr(getattr(connection, "_parser", None), "_reader", None)
         ahead = parser is not None and hasattr(parser, "has_data") and parser.has_data()
-        return hiredis is not None and unread is not None and not unread and not ahead and hasattr(writer, "transport")
+        # Releases of hiredis before 3 cannot tell a push message from a reply.
+        fits = hasattr(hiredis, "pack_command") and hasattr(hiredis, "PushNotification")
+        return fits and unread is not None and not unread and not ahead and hasattr(writer, "transport")
 
     # --- outgoing ----------------------------------------------------------------------------------------------------
 
@@ -125,31 +141,42 @@ class Multiplexer(asyncio.BufferedProtocol):
         It spares a lone caller the wake-up of the loop thread, which costs more than the command itself. False when the
         exchange has to be handed over to the loop instead; nothing was sent then.
         """
-        if self._in_flight or self._outbox or not self._gate.acquire(blocking=False):
+        # A signal handler or a finalizer may interrupt this very thread inside the gate and come here: it must not
+        # wait.
+        if self._in_flight or self._outbox or self._gate.locked():
             return False
-        try:
+        # `with`: no exception of a signal handler comes between its acquiring and its block.
+        with self._gate:
             if not self._idle():
                 return False
             data = b"".join(map(hiredis.pack_command, exchange.commands))
+            self._sending = True
             self._last_progress = time.monotonic()
             self._in_flight.append(exchange)
             self._commands_in_flight += len(exchange.commands)
             exchange.claim()
             try:
                 written = os.write(self._descriptor, data)
-            except OSError:  # full, or broken: the loop will find out which
+            except (BlockingIOError, ConnectionError):  # full, or broken: the loop will find out which
                 written = 0
             if written < len(data):
                 self._rest = data[written:]
                 self._loop.call_soon_threadsafe(self._write_rest, context=self._context)
             elif self._stall_timer is None:
                 self._loop.call_soon_threadsafe(self._ensure_watch, context=self._context)
-        finally:
-            self._gate.release()
+            self._sending = False
         return True
 
+    def open_short_cut(self) -> None:
+        """Prepare for `submit_from_outside`. Only where there are other threads: it costs a file descriptor."""
+        if self._transport.get_extra_info("sslcontext") is None:
+            self._descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+            # A loop that is closed without a farewell never calls `connection_lost`.
+            self._close_descriptor = weakref.finalize(self, os.close, self._descriptor)
+            self._close_descriptor.atexit = False
+
     def _idle(self) -> bool:
-        waiting = self._in_flight or self._outbox or self._rest or self._paused
+        waiting = self._in_flight or self._outbox or self._rest or self._paused or self._sending
         return not waiting and self._descriptor >= 0 and self.usable and not self._transport.get_write_buffer_size()
 
     def _write_rest(self) -> None:
@@ -166,20 +193,25 @@ class Multiplexer(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         with self._gate:
+            if self._sending:
+                self._abort(failures.lost_connection(InterruptedError()))
             if self._paused or self._rest or self._transport.is_closing():
                 return
+            self._sending = True
             outbox, in_flight = self._outbox, self._in_flight
             if not in_flight:
                 self._last_progress = time.monotonic()
             pieces: list[bytes] = []
             while outbox and self._commands_in_flight < self._max_in_flight:
                 exchange = outbox.popleft()
-                if exchange.claim():
-                    pieces.extend(map(hiredis.pack_command, exchange.commands))
+                packed = _packed(exchange)
+                if packed and exchange.claim():
+                    pieces.append(packed)
                     in_flight.append(exchange)
                     self._commands_in_flight += len(exchange.commands)
             if pieces:
                 self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._sending = False
         self._ensure_watch()
 
     def pause_writing(self) -> None:
@@ -207,6 +239,9 @@ class Multiplexer(asyncio.BufferedProtocol):
         except (hiredis.HiredisError, IndexError) as error:
             # Not the protocol, or a reply that nobody asked for: from here on no position can be trusted.
             self._abort(failures.lost_connection(error))
+        except BaseException as error:  # Ctrl-C in a loop that goes on: replies may have been read and not handed out
+            self._abort(failures.lost_connection(error))
+            raise
         if self._outbox and not self._flush_scheduled:
             self._schedule_flush()
 
@@ -239,10 +274,12 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     def _check_for_stall(self) -> None:
         self._stall_timer = None
+        # Read before the clock: a direct sender sets the clock first.
+        owes = bool(self._in_flight)
         left = self._last_progress + self._stall_seconds - time.monotonic()
         if left > 0:  # in use: go on watching, so that the next command need not start it anew
             self._stall_timer = self._loop.call_later(left, self._check_for_stall, context=self._context)
-        elif self._in_flight:
+        elif owes:
             self._abort(failures.lost_connection(TimeoutError()))
 
     def _abort(self, failure: StoreError) -> None:
@@ -257,10 +294,10 @@ class Multiplexer(asyncio.BufferedProtocol):
         # Or the connection, when it is collected, would warn that nobody closed it.
         self._connection._reader = self._connection._writer = None
         with self._gate:
-            descriptor, self._descriptor = self._descriptor, -1
+            self._descriptor = -1
             in_flight, self._in_flight = self._in_flight, deque()
-        if descriptor >= 0:
-            os.close(descriptor)
+        if self._close_descriptor is not None:
+            self._close_descriptor()
         while in_flight:
             in_flight.popleft().finish(failure)
         while self._outbox:

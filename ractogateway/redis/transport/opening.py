@@ -59,7 +59,7 @@ def _ways(url: str | None, options: RedisOptions | None, limits: TimeLimits) -> 
         limits = TimeLimits(options.timeout_seconds, options.timeout_seconds)
     if endpoint.address.is_embedded:
         limits = TimeLimits(limits.connected, max(limits.connecting, _EMBEDDED_START_SECONDS))
-    return endpoint, limits, Breaker(options.breaker_failures, options.breaker_seconds)
+    return endpoint, limits, Breaker(options.breaker_failures, options.breaker_seconds, patience=limits.connecting)
 
 
 def _refuse_both(url: str | None, options: RedisOptions | None) -> None:

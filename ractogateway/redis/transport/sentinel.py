@@ -1,7 +1,7 @@
 """A primary behind Sentinels: ``redis+sentinel://h1[:26379],h2/service[/db]``, ``rediss+sentinel://`` for TLS to all.
 
-The address asks for the primary each time a connection is made. A link makes a new one when the old one is lost or says
-READONLY, so it follows a failover without knowing of it.
+The address asks for the primary each time a connection is made. A link makes a new one when the old one is lost, says
+READONLY or is cut by `sentinel_watch`, so it follows a failover without knowing of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ractogateway.redis.transport.address import (
     open_connection,
 )
 from ractogateway.redis.transport.hosts import Host, HostsUrl
+from ractogateway.redis.transport.sentinel_watch import watch_over
 
 _DEFAULT_PORT = 26_379
 _SENTINEL_SECONDS = 0.25
@@ -55,32 +56,66 @@ class SentinelAddress(Address):
         check_options(self._server_url(self._sentinels[0]))
 
     async def connect(self, seconds: float) -> Any:
-        """To a server that a Sentinel calls the primary and that calls itself so.
+        """To the primary, for as long as it is the primary."""
+        primary, connection = await self.find(seconds)
+        watch_over(connection, primary, self)
+        return connection
+
+    async def find(self, seconds: float) -> tuple[Host, Any]:
+        """A server that a Sentinel calls the primary and that calls itself so, and a connection to it.
 
         Sentinels may be behind the times for a moment, so as long as no connection comes of it, the next one is asked.
+
+        Raises:
+            StoreError: there is none that can be reached.
         """
-        tried: set[Host | None] = set()
+        tried: set[Host] = set()
         failure: StoreUnavailable | None = None
-        for sentinel in self._sentinels:
+        for host in self._sentinels:
             try:
-                primary = await self._ask(sentinel, min(seconds, _SENTINEL_SECONDS))
-                if primary is not None and primary not in tried:
-                    connection = await self._open_primary(primary, seconds)
-                    self._prefer(sentinel)
-                    return connection
+                primary = await self._ask(host)
+                if primary is None or primary in tried:
+                    continue
                 tried.add(primary)
+                connection = await self._open_primary(primary, seconds)
+            except StoreUnavailable as error:
+                failure = error
+            else:
+                self._prefer(host)
+                return primary, connection
+        raise self._verdict(failure)
+
+    async def open_sentinel(self) -> Any:
+        """A connection to the first Sentinel that answers.
+
+        Raises:
+            StoreError: none does.
+        """
+        failure: StoreUnavailable | None = None
+        for host in self._sentinels:
+            try:
+                return await self._open_sentinel(host)
             except StoreUnavailable as error:
                 failure = error
         raise self._verdict(failure)
 
+    async def named_by(self, sentinel: Any) -> Host | None:
+        """What the Sentinel at the other end of this connection calls the primary; None if it knows none.
+
+        Raises:
+            StoreError: it does not answer; the connection is closed then.
+        """
+        async with closed_on_failure(sentinel, _SENTINEL_SECONDS):
+            return _host(await ask(sentinel, *_QUESTION, self._service))
+
     def resolve(self) -> str:
         """The URL of the primary, as the first Sentinel tells that answers."""
         failure: Exception | None = None
-        for sentinel in self._sentinels:
+        for host in self._sentinels:
             options = {"socket_timeout": _SENTINEL_SECONDS, "socket_connect_timeout": _SENTINEL_SECONDS}
             try:
                 with redis.Redis.from_url(
-                    self._sentinel_url(sentinel), protocol=2, retry=Retry(NoBackoff(), 0), **options
+                    self._sentinel_url(host), protocol=2, retry=Retry(NoBackoff(), 0), **options
                 ) as client:
                     primary = _host(client.execute_command(*_QUESTION, self._service, NEVER_DECODE=True))
             except (redis_errors.RedisError, OSError) as error:
@@ -90,12 +125,14 @@ class SentinelAddress(Address):
                     return self._server_url(primary)
         raise self._verdict(failures.connect_error(failure) if failure is not None else None)
 
-    async def _ask(self, sentinel: Host, seconds: float) -> Host | None:
-        connection = await open_connection(self._sentinel_url(sentinel), seconds, protocol=2)
-        async with closed_on_failure(connection, seconds):
-            reply = await ask(connection, *_QUESTION, self._service)
-        await disconnect_quietly(connection)
-        return _host(reply)
+    async def _open_sentinel(self, host: Host) -> Any:
+        return await open_connection(self._sentinel_url(host), _SENTINEL_SECONDS, protocol=2)
+
+    async def _ask(self, host: Host) -> Host | None:
+        sentinel = await self._open_sentinel(host)
+        primary = await self.named_by(sentinel)
+        await disconnect_quietly(sentinel)
+        return primary
 
     async def _open_primary(self, primary: Host, seconds: float) -> Any:
         connection = await open_connection(self._server_url(primary), seconds)
@@ -114,9 +151,9 @@ class SentinelAddress(Address):
         verdict.__cause__ = failure
         return verdict
 
-    def _prefer(self, sentinel: Host) -> None:
+    def _prefer(self, host: Host) -> None:
         """Ask the one that was right first next time: a dead one would cost its time limit again."""
-        self._sentinels = tuple(sorted(self._sentinels, key=lambda known: known != sentinel))
+        self._sentinels = tuple(sorted(self._sentinels, key=lambda known: known != host))
 
     def _server_url(self, host: Host) -> str:
         return self._url.of_server(host, database=self._database)

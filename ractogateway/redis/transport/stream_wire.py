@@ -65,6 +65,10 @@ class StreamWire:
             self._worker = None
 
     async def _serve_batch(self) -> None:
+        reader = getattr(self._connection, "_reader", None)
+        if reader is not None and reader.at_eof():
+            await self._end(NotSent("the server had closed the connection"))
+            return
         batch = self._in_flight = self._next_batch()
         if not batch:
             return
@@ -86,7 +90,7 @@ class StreamWire:
 
     async def _read_reply(self) -> Any:
         try:
-            return await self._connection.read_response(disable_decoding=True)
+            return await self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except redis_errors.RedisError as error:
             if not failures.is_server_error(error):
                 raise

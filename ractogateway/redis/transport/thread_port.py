@@ -12,13 +12,14 @@ import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ractogateway.errors import StoreTimeout
+from ractogateway.errors import NotSent, StoreTimeout
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.links import close_endpoint
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
 from ractogateway.redis.transport.types import BlockingClient
@@ -33,30 +34,47 @@ class ThreadPort(BlockingPort, RetryingPort):
         super().__init__(limits, breaker)
         self._endpoint = endpoint
         self._lanes: list[Lane | None] = [None, None]
+        self._closed = False
+        endpoint.users.add(self)
         self._spare: ClientPort | None = None
 
     async def run(self, call: Call[T]) -> T:
-        try:
-            return await super().run(call)
-        except NoThread:
-            return await self._spare_port().run(call)
+        return await (super().run(call) if self._thread_runs() else self._spare_port().run(call))
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        try:
-            return await super().run_many(calls)
-        except NoThread:
-            return await self._spare_port().run_many(calls)
+        return await (super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls))
 
     def _route(self, *, bulky: bool) -> Lane:
+        if self._closed:
+            self._closed = False
+            self._endpoint.users.add(self)
         lane = self._lanes[bulky]
         if lane is None or lane.thread is not LoopThread.current or not lane.thread.alive:
-            lane = self._lanes[bulky] = Lane(LoopThread.get(), self._endpoint, bulky)
+            try:
+                lane = self._lanes[bulky] = Lane(LoopThread.get(), self._endpoint, bulky)
+            except NoThread:  # it ended in the middle of this call
+                raise NotSent("the process is exiting") from None
         return lane
+
+    @staticmethod
+    def _thread_runs() -> bool:
+        try:
+            LoopThread.get()
+        except NoThread:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._endpoint.users.discard(self)
+        thread = LoopThread.current
+        if not self._endpoint.users and thread is not None:
+            thread.wait_for(close_endpoint(self._endpoint))
 
     async def _exchange(self, route: Lane, commands: Sequence[Command], deadline: float) -> Exchange:
         exchange = _LockExchange(commands, deadline)
-        route.thread.hand_over(route, exchange)
         try:
+            route.thread.hand_over(route, exchange)
             answered = exchange.answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
             exchange.abandon()
@@ -78,11 +96,15 @@ class ThreadPort(BlockingPort, RetryingPort):
     def _plain_client(self) -> BlockingClient:
         address = self._endpoint.address
         kind = redis.cluster.RedisCluster if address.is_cluster else redis.Redis
+        url = address.resolve()
+        # redis-py 5 would take the certificate of any other host; options in the URL win over this one.
+        options: dict[str, Any] = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
         return kind.from_url(
-            address.resolve(),
+            url,
             socket_timeout=self._limits.connected,
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
+            **options,
         )
 
 

@@ -13,8 +13,8 @@ import redis.cluster
 
 from ractogateway.errors import InvalidTypeError
 
-BlockingClient: TypeAlias = "redis.Redis | redis.cluster.RedisCluster"
-AsyncClient: TypeAlias = "redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster"
+BlockingClient: TypeAlias = redis.Redis | redis.cluster.RedisCluster
+AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
 
 _BLOCKING = (redis.Redis, redis.cluster.RedisCluster)
 _AWAITED = (redis.asyncio.Redis, redis.asyncio.cluster.RedisCluster)
