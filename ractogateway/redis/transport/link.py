@@ -163,11 +163,12 @@ class Link:
             if self.short_cut and isinstance(wire, Multiplexer):
                 with contextlib.suppress(OSError):  # no descriptor left: then without
                     wire.open_short_cut()
-            if not wire.usable:  # lost again meanwhile; it has told nobody, for nobody had used it
-                raise NotSent("the connection to Redis was lost before the command was sent")
-            self._wire = wire
-            while self._queue:
-                wire.submit(self._queue.popleft())
+            if wire.usable:
+                self._wire = wire
+                while self._queue:
+                    wire.submit(self._queue.popleft())
+            else:  # lost again meanwhile; it has told nobody, for nobody had used it
+                self._refuse_queue(NotSent("the connection to Redis was lost before the command was sent"))
         except RactoGatewayError as failure:  # StoreError, or an extra that the embedded server needs
             self._refuse_queue(failure)
         except BaseException:
