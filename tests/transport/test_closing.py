@@ -1,0 +1,57 @@
+"""Closing is never needed; who closes all the same finds the connection closed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ractogateway.redis import AsyncRedisRateLimiter, RedisRateLimiter
+
+
+@pytest.fixture
+def connections(any_server):
+    with any_server.client() as client:
+        before = len(client.client_list())
+        yield lambda: len(client.client_list()) - before
+
+
+def test_the_last_object_closes_the_connection(any_server, connections):
+    first, second = RedisRateLimiter(url=any_server.url), RedisRateLimiter(url=any_server.url)
+    first.get_remaining("u")
+    second.get_remaining("u")
+    assert connections() == 1
+    first.close()
+    assert connections() == 1
+    second.close()
+    assert connections() == 0
+
+
+def test_a_closed_object_opens_again(any_server, connections):
+    limiter = RedisRateLimiter(url=any_server.url)
+    for _ in range(3):
+        assert limiter.get_remaining("u") == 10_000
+        assert connections() == 1
+        limiter.close()
+        limiter.close()
+        assert connections() == 0
+
+
+def test_an_async_block_closes_too(any_server, connections):
+    async def main():
+        async with AsyncRedisRateLimiter(url=any_server.url) as limiter:
+            await limiter.get_remaining("u")
+            assert connections() == 1
+        assert connections() == 0
+        assert await limiter.get_remaining("u") == 10_000
+        await limiter.aclose()
+
+    asyncio.run(main())
+    assert connections() == 0
+
+
+def test_a_given_client_stays_open(any_server):
+    with any_server.client() as client:
+        with RedisRateLimiter(client=client) as limiter:
+            limiter.get_remaining("u")
+        assert client.ping()
