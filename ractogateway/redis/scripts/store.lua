@@ -13,7 +13,8 @@
 -- Complexity: O(log n) in the number of entries; at most SWEEP expired names are swept from the index.
 --
 -- The generation and the index must outlive every entry: an entry whose generation is gone is a miss for ever, because
--- the next generation has another random name.
+-- the next generation has another random name. They are given twice the life of the entry, so that most puts need not
+-- touch them: each renewal is a write, which tells every client that tracks the generation to ask for it again.
 
 local generation_key, entry_key, index_key = KEYS[1], KEYS[2], KEYS[3]
 local fresh, ttl_ms, member, envelope = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -26,12 +27,14 @@ redis.call('ZCARD', index_key)
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
+local ample_ms = ttl_ms ~= '' and string.format('%.0f', 2 * tonumber(ttl_ms))
+
 local function outlive(key)
   local left = redis.call('PTTL', key)          -- -1: no end, -2: no key
   if ttl_ms == '' then
     if left >= 0 then redis.call('PERSIST', key) end
   elseif left >= 0 and left < tonumber(ttl_ms) then
-    redis.call('PEXPIRE', key, ttl_ms)
+    redis.call('PEXPIRE', key, ample_ms)
   end
 end
 
@@ -42,7 +45,7 @@ else
   if ttl_ms == '' then
     redis.call('SET', generation_key, generation)
   else
-    redis.call('SET', generation_key, generation, 'PX', ttl_ms)
+    redis.call('SET', generation_key, generation, 'PX', ample_ms)
   end
 end
 
@@ -59,7 +62,7 @@ if #expired > 0 then redis.call('ZREM', index_key, unpack(expired)) end
 local first = redis.call('EXISTS', index_key) == 0
 redis.call('ZADD', index_key, expiry, member)
 if first and ttl_ms ~= '' then
-  redis.call('PEXPIRE', index_key, ttl_ms)
+  redis.call('PEXPIRE', index_key, ample_ms)
 else
   outlive(index_key)
 end

@@ -12,18 +12,25 @@ except ModuleNotFoundError as _error:
 from ractogateway.redis.transport.call import Call, Script, plain_call, script_call
 from ractogateway.redis.transport.opening import open_async_port, open_blocking_port, open_worker_port
 from ractogateway.redis.transport.port import Port, TimeLimits, drive
+from ractogateway.redis.transport.tracked_port import TrackedPort, open_tracked_port
+from ractogateway.redis.transport.tracking import Fill, Listener, Tracker
 from ractogateway.redis.transport.types import AsyncClient, BlockingClient
 
 __all__ = [
     "AsyncClient",
     "BlockingClient",
     "Call",
+    "Fill",
+    "Listener",
     "Port",
     "Script",
     "TimeLimits",
+    "TrackedPort",
+    "Tracker",
     "drive",
     "open_async_port",
     "open_blocking_port",
+    "open_tracked_port",
     "open_worker_port",
     "plain_call",
     "script_call",

@@ -48,9 +48,11 @@ def adopt(link: Link, endpoint: Endpoint) -> None:
 
 
 def _register(endpoint: Endpoint, link: Link) -> None:
-    # In place, because the endpoint's finalizer holds this very list; without the dead, or every asyncio.run of a long
-    # life would leave one behind.
-    endpoint.links[:] = [reference for reference in endpoint.links if reference() is not None]
+    # The dead go, or every asyncio.run of a long life would leave one behind: one by one, for loops of other threads
+    # may append at the same time, and in place, because the endpoint's finalizer holds this very list.
+    for dead in [reference for reference in endpoint.links if reference() is None]:
+        with contextlib.suppress(ValueError):
+            endpoint.links.remove(dead)
     endpoint.links.append(weakref.ref(link))
 
 
