@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ractogateway._checks import check_id, check_revision, check_role, check_text, milliseconds
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RevisionConflict, StoreRefused
 from ractogateway.messages import Message
+from ractogateway.redis._core import Core
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
 from ractogateway.redis.keys import MemoryKeys, operation_id
 from ractogateway.redis.scripts import calls
-from ractogateway.redis.transport import AsyncClient, Port, TimeLimits, open_async_port
+from ractogateway.redis.transport import AsyncClient, TimeLimits
 from ractogateway.redis.turns import check_message, decode_entry, encode_entry
 
 __all__ = ["AsyncRedisChatMemory"]
@@ -20,7 +21,7 @@ __all__ = ["AsyncRedisChatMemory"]
 _LIMITS = TimeLimits(connected=5.0, connecting=5.0)
 
 
-class AsyncRedisChatMemory:
+class AsyncRedisChatMemory(Core):
     """Conversations in Redis, bounded in whole turns.
 
     A turn starts at a user message that carries more than tool results; what comes before the first such message is one
@@ -44,8 +45,6 @@ class AsyncRedisChatMemory:
     Raises:
         InvalidTypeError, InvalidValueError: a wrong argument, before anything is sent.
     """
-
-    _open_port: ClassVar[Callable[..., Port]] = staticmethod(open_async_port)
 
     def __init__(
         self,
@@ -162,16 +161,6 @@ class AsyncRedisChatMemory:
             expected_revision=check_revision("expected_revision", expected_revision),
         )
         self._revision(await self._port.run(call), expected_revision)
-
-    async def aclose(self) -> None:
-        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
-        await self._port.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(config={self._config!r})"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -15,11 +15,12 @@ from ractogateway.cache.protocol import CacheStats
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import envelope
+from ractogateway.redis._core import Core
 from ractogateway.redis.config import CacheOutage, RedisOptions
 from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import calls
-from ractogateway.redis.transport import AsyncClient, Port, TimeLimits, open_async_port
+from ractogateway.redis.transport import AsyncClient, TimeLimits
 
 __all__ = ["AsyncRedisExactCache"]
 
@@ -34,7 +35,7 @@ class _Counters:
         self.misses = 0
 
 
-class AsyncRedisExactCache:
+class AsyncRedisExactCache(Core):
     """An exact cache in Redis: an answer is returned only to a request equal in every field.
 
     A request is the five documented arguments plus ``context``, a mapping of everything else that shapes the answer.
@@ -56,8 +57,6 @@ class AsyncRedisExactCache:
     Raises:
         InvalidTypeError, InvalidValueError: a wrong argument, before anything is sent.
     """
-
-    _open_port: ClassVar[Callable[..., Port]] = staticmethod(open_async_port)
 
     def __init__(
         self,
@@ -167,16 +166,6 @@ class AsyncRedisExactCache:
             self._outage.failed(error, began)
             size = None
         return CacheStats(hits=self._counters.hits, misses=self._counters.misses, size=size, errors=self._outage.errors)
-
-    async def aclose(self) -> None:
-        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
-        await self._port.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ttl_seconds={self._ttl_seconds})"

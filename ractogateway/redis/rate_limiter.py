@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from typing import ClassVar, Self, get_args
+from typing import get_args
 
 from ractogateway._checks import check_id, check_share, check_tokens, milliseconds
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreUnavailable
+from ractogateway.redis._core import Core
 from ractogateway.redis._local_limiter import LocalSlidingWindow
 from ractogateway.redis.config import LimiterOutage, RateLimitConfig, RateLimitDecision, RedisOptions
 from ractogateway.redis.keys import LimiterKeys, operation_id
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import calls
 from ractogateway.redis.scripts.calls import BudgetReply
-from ractogateway.redis.transport import AsyncClient, Call, Port, TimeLimits, open_async_port
+from ractogateway.redis.transport import AsyncClient, Call, TimeLimits
 
 __all__ = ["AsyncRedisRateLimiter"]
 
@@ -33,7 +33,7 @@ _CONSEQUENCES = {
 _RETRY_IN_OUTAGE_SECONDS = 1.0
 
 
-class AsyncRedisRateLimiter:
+class AsyncRedisRateLimiter(Core):
     """A token budget per user, exact over every window.
 
     Tokens charged in any window of ``window_seconds`` never exceed the budget, on the server's clock, whatever the
@@ -58,8 +58,6 @@ class AsyncRedisRateLimiter:
     Raises:
         InvalidTypeError, InvalidValueError: a wrong argument, before anything is sent.
     """
-
-    _open_port: ClassVar[Callable[..., Port]] = staticmethod(open_async_port)
 
     def __init__(
         self,
@@ -137,16 +135,6 @@ class AsyncRedisRateLimiter:
         keys = LimiterKeys.of(self._config.key_prefix, user_id)
         self._local.forget(keys.log)
         await self._port.run(calls.forget_charges(keys))
-
-    async def aclose(self) -> None:
-        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
-        await self._port.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(config={self._config!r}, on_outage={self._on_outage!r})"

@@ -1,0 +1,25 @@
+"""What the three async cores have in common: a port, and an end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+from ractogateway.redis.transport import Port, open_async_port
+
+
+class Core:
+    """An object over one port. The blocking faces replace `_open_port`, and with it the kind of caller."""
+
+    _open_port: ClassVar[Callable[..., Port]] = staticmethod(open_async_port)
+    _port: Port
+
+    async def aclose(self) -> None:
+        """Close the connection, unless another object shares it. The object stays usable; closing is never needed."""
+        await self._port.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
