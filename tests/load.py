@@ -1,21 +1,27 @@
-"""Callers of both kinds that write, read back and check, while a test moves the ground under them."""
+"""Callers that write, read back and check, while a test moves the ground under them."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
+from faces import Maker
 from probing import async_port, blocking_port, get, put
 
 from ractogateway.errors import StoreUnavailable
+from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
 from ractogateway.redis.transport import Port, drive
 
-__all__ = ["Load"]
+__all__ = ["BUDGET", "Load", "Writer"]
 
+BUDGET = 1_000_000
+
+_OPTIONS = RedisOptions(timeout_seconds=1.0)
 _JOIN_SECONDS = 30.0
 _HASTY_SECONDS = 0.001
 """The time limit of calls whose callers are meant to give up while the reply is on its way."""
@@ -125,3 +131,48 @@ class Load:
     def _count(self) -> None:
         with self._counting:
             self.replies += 1
+
+
+class Writer(threading.Thread):
+    """Appends numbered messages and charges a token for each; repeats each step until it is acknowledged."""
+
+    def __init__(self, number: int, make: Maker, over: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.conversation, self.user = f"conversation {number}", f"user {number}"
+        self.memory = make("memory", config=ChatMemoryConfig(max_turns=1_000_000), options=_OPTIONS)
+        self.limiter = make(
+            "limiter", config=RateLimitConfig(max_tokens_per_minute=BUDGET), on_outage="raise", options=_OPTIONS
+        )
+        self.acknowledged: list[float] = []
+        self.charged: list[float] = []
+        self.failures = 0
+        self.bug: BaseException | None = None
+        self._over = over
+
+    def run(self) -> None:
+        number = 0
+        try:
+            while not self._over.is_set():
+                number += 1
+                name = f"{number}"
+                self._insist(self.memory.append, self.conversation, "user", name, request_id=name)
+                self.acknowledged.append(time.monotonic())
+                self._insist(self.limiter.consume, self.user, 1, request_id=name)
+                self.charged.append(time.monotonic())
+                time.sleep(0.002)
+        except BaseException as error:
+            self.bug = error
+            raise
+
+    def _insist(self, call: Callable[..., object], *arguments: object, request_id: str) -> None:
+        while True:
+            try:
+                call(*arguments, request_id=request_id)
+            except StoreUnavailable:
+                self.failures += 1
+            else:
+                return
+
+    @property
+    def longest_wait(self) -> float:
+        return max(after - before for before, after in zip(self.charged, self.charged[1:], strict=False))

@@ -24,7 +24,7 @@ import redis
 from redis.crc import key_slot
 from servers import Server, _free_port, wait_until
 
-__all__ = ["SERVICE", "Cluster", "Sentinels", "cluster", "counted", "sentinels"]
+__all__ = ["SERVICE", "Cluster", "Sentinels", "cluster", "counted", "sentinels", "watcher"]
 
 SLOTS = 16_384
 SERVICE = "the-service"
@@ -156,20 +156,20 @@ def sentinels(
             **watching,
         }
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ractotest-")))
-        watchers = [stack.enter_context(_watcher(make, directory, settings)) for _ in range(3)]
+        watchers = [stack.enter_context(watcher(make, directory, settings)) for _ in range(3)]
         topology = Sentinels([primary, replica], watchers)
         topology.wait_until_whole()
         yield topology
 
 
-def _watcher(make: Make, directory: Path, settings: Mapping[str, str]) -> Server:
-    # The program is a Sentinel when it is called by that name.
-    watcher = make(config=settings)
-    name = "valkey-sentinel" if "valkey" in Path(watcher.binary).name else "redis-sentinel"
+def watcher(make: Make, directory: Path, settings: Mapping[str, str]) -> Server:
+    """A Sentinel; ``directory`` is for a link to the program, which is a Sentinel when it is called by that name."""
+    server = make(config=settings)
+    name = "valkey-sentinel" if "valkey" in Path(server.binary).name else "redis-sentinel"
     with contextlib.suppress(FileExistsError):
-        (directory / name).symlink_to(watcher.binary)
-    watcher.binary = str(directory / name)
-    return watcher
+        (directory / name).symlink_to(server.binary)
+    server.binary = str(directory / name)
+    return server
 
 
 # --- Cluster ---------------------------------------------------------------------------------------------------------

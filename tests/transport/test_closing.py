@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from servers import valkey9
 
 from ractogateway.redis import AsyncRedisRateLimiter, RedisRateLimiter
 
 
+@pytest.fixture(scope="module")
+def own_server():
+    """Not the shared one, which connections of other tests may leave at any moment."""
+    with valkey9() as server:
+        yield server
+
+
 @pytest.fixture
-def connections(any_server):
-    with any_server.client() as client:
+def connections(own_server):
+    with own_server.client() as client:
         before = len(client.client_list())
         yield lambda: len(client.client_list()) - before
 
 
-def test_the_last_object_closes_the_connection(any_server, connections):
-    first, second = RedisRateLimiter(url=any_server.url), RedisRateLimiter(url=any_server.url)
+def test_the_last_object_closes_the_connection(own_server, connections):
+    first, second = RedisRateLimiter(url=own_server.url), RedisRateLimiter(url=own_server.url)
     first.get_remaining("u")
     second.get_remaining("u")
     assert connections() == 1
@@ -27,8 +35,8 @@ def test_the_last_object_closes_the_connection(any_server, connections):
     assert connections() == 0
 
 
-def test_a_closed_object_opens_again(any_server, connections):
-    limiter = RedisRateLimiter(url=any_server.url)
+def test_a_closed_object_opens_again(own_server, connections):
+    limiter = RedisRateLimiter(url=own_server.url)
     for _ in range(3):
         assert limiter.get_remaining("u") == 10_000
         assert connections() == 1
@@ -37,9 +45,9 @@ def test_a_closed_object_opens_again(any_server, connections):
         assert connections() == 0
 
 
-def test_an_async_block_closes_too(any_server, connections):
+def test_an_async_block_closes_too(own_server, connections):
     async def main():
-        async with AsyncRedisRateLimiter(url=any_server.url) as limiter:
+        async with AsyncRedisRateLimiter(url=own_server.url) as limiter:
             await limiter.get_remaining("u")
             assert connections() == 1
         assert connections() == 0

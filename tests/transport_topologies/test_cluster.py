@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,8 +12,8 @@ import pytest
 import redis.asyncio
 import redis.cluster
 from faces import Maker
-from load import Load
-from probing import Callers, Watch, get, incr, put, run_script
+from load import BUDGET, Load, Writer
+from probing import Callers, Watch, async_port, get, incr, put, run_script
 from redis.crc import key_slot
 from servers import FACTORIES, Server, ServerNotInstalled, valkey9, wait_until
 from topologies import Cluster, cluster, counted
@@ -27,7 +29,9 @@ from ractogateway.errors import (
 )
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig
+from ractogateway.redis.keys import LimiterKeys, MemoryKeys
 from ractogateway.redis.transport import Script, TimeLimits, drive, open_blocking_port, plain_call, script_call
+from ractogateway.redis.transport.links import close_links
 
 CALM_MS = 10_000
 """A node timeout at which a busy machine loses no node."""
@@ -216,11 +220,13 @@ def test_nodes_that_contradict_one_another_end_the_call_not_the_caller(nodes, ca
     try:
         with Callers("blocking", nodes.url, 0.3) as hasty:
             before = counted(here, "MOVED") + counted(there, "MOVED")
+            refreshed = sum(counted(node, "cluster|slots") for node in nodes.nodes)
             ended = hasty.outcome(get(key))
             assert isinstance(ended.result, StoreNotReady)
             assert ended.result.code == "MOVED"
             tries = (counted(here, "MOVED") + counted(there, "MOVED") - before) / 6
             assert tries == round(tries) < 12, "more redirections than five a try"
+            assert sum(counted(node, "cluster|slots") for node in nodes.nodes) < refreshed + 10
             assert hasty.result(put(other, b"value")) == b"OK"
     finally:
         for node in (there, here):
@@ -238,6 +244,35 @@ def test_slots_move_under_load(nodes):
     assert not load.failures
     assert load.replies > 300 * 8
     assert load.left > 100
+
+
+@BOTH
+def test_slots_move_under_the_tools(nodes):
+    """Their scripts touch several keys: while those are apart, a call waits. Nothing is lost, nothing happens twice."""
+    over = threading.Event()
+    with ExitStack() as stack:
+        writers = [
+            Writer(n, Maker(face, nodes, stack), over) for n, face in enumerate(["blocking url", "async url"] * 2)
+        ]
+        for writer in writers:
+            writer.start()
+        try:
+            for _ in range(3):
+                for writer in writers:
+                    so_far = len(writer.charged)
+                    wait_until(lambda w=writer, n=so_far: len(w.charged) > n + 5, timeout_seconds=10, what="progress")
+                    move_on(nodes, key_slot(MemoryKeys.of("ractogateway:memory", "", writer.conversation).state))
+                    move_on(nodes, key_slot(LimiterKeys.of("ractogateway:ratelimit", writer.user).log))
+        finally:
+            over.set()
+            for writer in writers:
+                writer.join(20)
+        for writer in writers:
+            assert not writer.is_alive(), "a caller hangs"
+            assert writer.bug is None
+            history = [int(message["content"]) for message in writer.memory.get_history(writer.conversation)]
+            assert history == list(range(1, len(writer.acknowledged) + 1))
+            assert BUDGET - writer.limiter.get_remaining(writer.user) == len(writer.charged)
 
 
 def move_on(nodes: Cluster, slot: int) -> None:
@@ -443,6 +478,43 @@ def test_all_nodes_frozen(nodes):
                 node.thaw()
         assert isinstance(ended.result, StoreTimeout)
         assert callers.result([get(key) for key in KEYS]) == KEYS
+
+
+def test_one_connection_a_node(nodes, callers):
+    """However many callers there are, and whatever happened to the map and to the connections before."""
+    before = [connections(node) for node in nodes.primaries()]
+    for _ in range(3):
+        callers.outcomes([get(key) for key in KEYS])
+        for node in nodes.primaries():
+            node.command("CLIENT", "KILL", "TYPE", "normal")
+        assert callers.result([put(key, key) for key in KEYS]) == [b"OK"] * len(KEYS)
+        move_on(nodes, key_slot(KEYS[0]))
+        assert callers.result([get(key) for key in KEYS]) == KEYS
+    grown = [now - was for now, was in zip(map(connections, nodes.primaries()), before, strict=True)]
+    assert max(grown) <= 1
+
+
+def connections(node: Server) -> int:
+    with node.client() as client:
+        return len(client.client_list(_type="normal"))
+
+
+def test_closed_in_mid_call(nodes):
+    """Everybody is told, once; and the next call finds the cluster again."""
+
+    async def main() -> None:
+        port = async_port(nodes.url)
+        await port.run_many([put(key, key) for key in KEYS])
+        for _ in range(20):
+            calls = [port.run(get(KEYS[0])), port.run_many([incr(key + b"!") for key in KEYS]), port.run(get(KEYS[1]))]
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            await asyncio.sleep(0)
+            await close_links(asyncio.get_running_loop())
+            first, many, second = await asyncio.gather(*tasks, return_exceptions=True)
+            assert (first, second) == (KEYS[0], KEYS[1])
+            assert isinstance(many, (list, StoreUnavailable))
+
+    asyncio.run(main())
 
 
 # --- the life of a process -------------------------------------------------------------------------------------------

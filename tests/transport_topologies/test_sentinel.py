@@ -11,13 +11,14 @@ import pytest
 import redis.asyncio.sentinel
 import redis.sentinel
 from faces import Maker
+from load import BUDGET, Writer
 from probing import Callers, get, put
-from servers import FACTORIES, Server, ServerNotInstalled, valkey9, wait_until
+from servers import FACTORIES, ServerNotInstalled, valkey9, wait_until
 from topologies import SERVICE, Sentinels, counted, sentinels
 
 from ractogateway.errors import AuthenticationFailed, NotSent, StoreRefused, StoreUnavailable
 from ractogateway.messages import LLMResponse
-from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisChatMemory, RedisOptions
+from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisChatMemory
 from ractogateway.redis.transport import TimeLimits, drive, open_blocking_port
 from ractogateway.redis.transport.sentinel_watch import PERIOD_SECONDS
 
@@ -99,55 +100,6 @@ def test_the_tools_work_on_every_face(watched, face):
 
 
 # --- failover --------------------------------------------------------------------------------------------------------
-
-
-class Writer(threading.Thread):
-    """Appends numbered messages and charges a token for each; repeats each step until it is acknowledged."""
-
-    def __init__(self, number: int, make: Maker, over: threading.Event) -> None:
-        super().__init__(daemon=True)
-        self.conversation, self.user = f"conversation {number}", f"user {number}"
-        self.memory = make("memory", config=ChatMemoryConfig(max_turns=1_000_000), options=_OPTIONS)
-        self.limiter = make(
-            "limiter", config=RateLimitConfig(max_tokens_per_minute=BUDGET), on_outage="raise", options=_OPTIONS
-        )
-        self.acknowledged: list[float] = []
-        self.charged: list[float] = []
-        self.failures = 0
-        self.bug: BaseException | None = None
-        self._over = over
-
-    def run(self) -> None:
-        number = 0
-        try:
-            while not self._over.is_set():
-                number += 1
-                name = f"{number}"
-                self._insist(self.memory.append, self.conversation, "user", name, request_id=name)
-                self.acknowledged.append(time.monotonic())
-                self._insist(self.limiter.consume, self.user, 1, request_id=name)
-                self.charged.append(time.monotonic())
-                time.sleep(0.002)
-        except BaseException as error:
-            self.bug = error
-            raise
-
-    def _insist(self, call: Callable[..., object], *arguments: object, request_id: str) -> None:
-        while True:
-            try:
-                call(*arguments, request_id=request_id)
-            except StoreUnavailable:
-                self.failures += 1
-            else:
-                return
-
-    @property
-    def longest_wait(self) -> float:
-        return max(after - before for before, after in zip(self.charged, self.charged[1:], strict=False))
-
-
-BUDGET = 1_000_000
-_OPTIONS = RedisOptions(timeout_seconds=1.0)
 
 
 def go_over(watched: Sentinels, fail: Callable[[], None]) -> None:

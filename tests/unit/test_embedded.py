@@ -40,6 +40,7 @@ def tell(path=None):
 
 @pytest.fixture(autouse=True)
 def _no_server_left() -> Iterator[None]:
+    stop_embedded()  # of another module
     yield
     stop_embedded()
 

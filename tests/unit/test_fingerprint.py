@@ -49,6 +49,11 @@ class Answer(BaseModel):
     score: float = 0.5
 
 
+def titled(name: str, title: str) -> type[BaseModel]:
+    """A class whose schema is that of `Answer` and whose name, which providers are told too, is another."""
+    return create_model(name, text=(str, ...), score=(float, 0.5), __config__=ConfigDict(title=title))
+
+
 class Empty(BaseModel):
     pass
 
@@ -110,7 +115,7 @@ def test_the_encoding_is_pinned():
         b"s4:users6:systems5:modelr20:0x1.6666666666666p-1i4:1000"
         b"m9:"
         b"s5:bytesb2:\x00:"
-        b"s5:classM%d:%b"
+        b"s5:classM5:Empty%d:%b"
         b"s3:dayd10:2024-02-29"
         b"s4:listl8:n0:t0:f0:i3:-ffi1:1r20:0x1.0000000000000p-1r3:nanr4:-inf"
         b"s5:pricec4:1.10"
@@ -244,6 +249,7 @@ def test_one_request(one, other):
         ({"v": Answer}, {"v": Answer.model_json_schema()}),
         ({"v": Answer}, {"v": create_model("Answer", text=(str, ...), score=(float, 0.6))}),
         ({"v": Answer}, {"v": create_model("Other", text=(str, ...), score=(float, 0.5))}),
+        ({"v": Answer}, {"v": titled("Other", "Answer")}),
         (
             {"v": create_model("Answer", reasoning=(str, ""), answer=(str, ""))},
             {"v": create_model("Answer", answer=(str, ""), reasoning=(str, ""))},

@@ -46,9 +46,9 @@ class ClusterLink(Link):
         return isinstance(wire, ClusterWire) and wire.connected
 
     async def _open_wire(self) -> ClusterWire:
+        await self._watch_the_loop()
         wire = ClusterWire(cast("ClusterAddress", self._address), self._options, self._on_lost)
         await wire.open()
-        await self._watch_the_loop()
         return wire
 
 
@@ -124,6 +124,7 @@ class ClusterWire:
     def settle(self, part: _Part, failure: RactoGatewayError | None) -> None:
         """A node is done with its part: hand out what is final, send on what belongs elsewhere."""
         whole = part.whole
+        onward: list[tuple[int, Redirect]] = []
         # An asking part has ASKING in front of its one command.
         for position, reply in zip(part.positions, part.replies[-len(part.positions) :], strict=True):
             if reply is UNANSWERED:
@@ -131,31 +132,30 @@ class ClusterWire:
                 self._lost_track()
             elif not isinstance(reply, Exception):
                 whole.replies[position] = reply
-            elif not self._redirected(part, position, reply):
+            elif (redirect := Redirect.of(reply, part.node.address.reached)) is None:
                 if failures.server_error_code(reply) == "CLUSTERDOWN":
                     self.refresh_soon()
                 whole.replies[position] = reply
-        if not any(reply is UNANSWERED for reply in whole.replies):
+            elif part.redirects < MAX_REDIRECTS and self.usable:
+                onward.append((position, redirect))
+            else:
+                whole.replies[position] = StoreNotReady("the nodes of the cluster contradict each other", code="MOVED")
+        for position, redirect in onward:
+            self._send_on(part, position, redirect)
+        if not onward and not any(reply is UNANSWERED for reply in whole.replies):
             whole.finish()
 
-    def _redirected(self, part: _Part, position: int, error: Exception) -> bool:
-        redirect = Redirect.of(error, part.node.address.reached)
-        if redirect is None:
-            return False
-        node = self._node(redirect.host)
+    def _send_on(self, part: _Part, position: int, redirect: Redirect) -> None:
+        node, whole = self._node(redirect.host), part.whole
         if not redirect.asking:
             self._assign(redirect.slot, node)
             self.refresh_soon()
-        whole = part.whole
         if len(whole.commands) == 1:
             whole.sent = False  # it was refused; whether it may have been executed is open again
-        if part.redirects == MAX_REDIRECTS:
-            whole.replies[position] = StoreNotReady("the nodes of the cluster contradict one another", code="MOVED")
-            return True
-        command = whole.commands[position]
-        commands = (ASKING, command) if redirect.asking else (command,)
-        node.submit(_Part(self, node, whole, (position,), commands, part.redirects + 1))
-        return True
+        if not whole.abandoned:
+            command = whole.commands[position]
+            commands = (ASKING, command) if redirect.asking else (command,)
+            node.submit(_Part(self, node, whole, (position,), commands, part.redirects + 1))
 
     def _node_for(self, command: Command) -> NodeLink:
         slot = slot_of(command)

@@ -33,12 +33,15 @@ class Informant(Protocol):
 
     async def open_sentinel(self) -> Any:
         """A connection to a Sentinel that answers."""
+        ...
 
     async def named_by(self, sentinel: Any) -> Host | None:
         """What the Sentinel at the other end of this connection calls the primary."""
+        ...
 
     async def find(self, seconds: float) -> tuple[Host, Any]:
         """A server that is the primary by its own account, too, and a connection to it."""
+        ...
 
 
 def watch_over(connection: Any, primary: Host, address: Informant) -> None:
