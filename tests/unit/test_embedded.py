@@ -41,8 +41,13 @@ def tell(path=None):
 @pytest.fixture(autouse=True)
 def _no_server_left() -> Iterator[None]:
     stop_embedded()  # of another module
+    _others[:] = running_children("valkey-server")
     yield
     stop_embedded()
+
+
+_others: list[int] = []
+"""Servers of the test run itself, which are children of this process too."""
 
 
 @pytest.fixture
@@ -391,6 +396,11 @@ class TestArguments:
 
 
 def children(name: str) -> list[int]:
+    """The process ids of those that were not there when the test began."""
+    return [pid for pid in running_children(name) if pid not in _others]
+
+
+def running_children(name: str) -> list[int]:
     """The process ids of this process's running children of that program."""
     mine = (int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split())
     return [pid for pid in mine if not gone(pid) and name in Path(f"/proc/{pid}/cmdline").read_text()]
