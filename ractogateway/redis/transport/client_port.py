@@ -33,7 +33,9 @@ async def perform_with_client(execute: Callable[[Command], Awaitable[Any]], call
             reply = await execute(call.as_eval())
     except StoreError:
         raise
-    except (redis_errors.RedisError, OSError) as error:
+    except (redis_errors.RedisError, OSError, AttributeError, LookupError) as error:
+        # The last two come from inside redis.asyncio.RedisCluster (8.1): when one task meets a slot that has moved, it
+        # closes the connections that other tasks are in the middle of using.
         # redis-py's text may quote the command; a server's error says nothing that ours does not.
         cause = None if failures.is_server_error(error) else error
         raise failures.client_error(error) from cause

@@ -119,6 +119,8 @@ def client_error(error: Exception) -> StoreError:
         return StoreTimeout("Redis did not answer within the client's own timeout", may_have_applied=True)
     if isinstance(error, (redis_errors.ConnectionError, OSError)):
         return OutcomeUnknown(f"the client lost its connection to Redis ({type(error).__name__})")
+    if isinstance(error, (AttributeError, LookupError)):
+        return OutcomeUnknown(f"the Redis client failed inside itself ({type(error).__name__})")
     return StoreRefused(f"the Redis client refused a command ({type(error).__name__})")
 
 

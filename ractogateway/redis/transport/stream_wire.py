@@ -26,6 +26,8 @@ class StreamWire:
 
     def __init__(self, connection: Any, options: RedisOptions, on_lost: Callable[[StreamWire], None]) -> None:
         self._connection = connection
+        # The older name is deprecated from redis-py 8 on.
+        self._has_data = getattr(connection, "can_read", None) or connection.can_read_destructive
         self._options = options
         self._on_lost = on_lost
         self._outbox: deque[Exchange] = deque()
@@ -53,6 +55,9 @@ class StreamWire:
 
     async def _work(self) -> None:
         try:
+            if await self._has_data():
+                # It answers nothing of ours: from here on, every reply would be that of the command before.
+                await self._end(NotSent("the server said something that it was not asked"))
             while self._outbox and self.usable:
                 await self._serve_batch()
         except (redis_errors.RedisError, OSError, EOFError) as error:
