@@ -119,6 +119,10 @@ class Proxy:
         """Close every connection."""
         self._call(self._cut)
 
+    def inject(self, data: bytes) -> None:
+        """Send this to every client, as if the server had said it."""
+        self._call(lambda: self._inject(data))
+
     def shut(self) -> None:
         """Close every connection and refuse new ones."""
         self._call(self._shut)
@@ -184,6 +188,10 @@ class Proxy:
         if tasks:
             await asyncio.wait(tasks, timeout=_SECONDS)
 
+    async def _inject(self, data: bytes) -> None:
+        for connection in self._connections:
+            connection.inject(data)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         if self._faults.slam:
@@ -236,6 +244,9 @@ class _Connection:
             writer.transport.abort()
         for pump in self._pumps:
             pump.cancel()
+
+    def inject(self, data: bytes) -> None:
+        self._writers[0].write(data)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)

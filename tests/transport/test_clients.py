@@ -84,6 +84,7 @@ class TestKinds:
         assert "client" in text
         if "pipeline" in name:
             assert "Pipeline" in text
+            assert "made from" in text
 
     @pytest.mark.parametrize("name", AWAITED)
     @pytest.mark.parametrize("tool", BLOCKING)

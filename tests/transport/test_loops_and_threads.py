@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import random
+import signal
 import sys
 import threading
 import time
@@ -118,6 +120,67 @@ def test_a_call_that_its_loop_abandons_hurts_nobody(any_server):
 
         assert asyncio.run(main()) == b"mine %d" % number
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_closed_without_a_farewell_leaves_no_connection(any_server):
+    """Python warns of the transport that nobody closed; but the socket must be gone with it."""
+    memory = AsyncRedisChatMemory(f"{any_server.url}?client_name=no_farewell", options=OPTIONS)
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(memory.get_history("conversation")) == []
+        loop.close()
+    del loop
+    gc.collect()
+    with any_server.client() as client:
+        wait_until(lambda: not any(each["name"] == "no_farewell" for each in client.client_list()))
+
+
+def test_a_loop_that_ends_by_interrupt(any_server):
+    """Ctrl-C in a program that awaits: its loop ends, the next one works."""
+    memory = AsyncRedisChatMemory(any_server.url, options=OPTIONS)
+
+    async def interrupted() -> None:
+        await memory.count("conversation")
+        await asyncio.gather(*(memory.count("conversation") for _ in range(20)), sigint())
+
+    async def sigint() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(interrupted())
+        assert asyncio.run(memory.count("conversation")) == 0
+    gc.collect()
+
+
+def test_other_loops_of_asyncio(any_server):
+    """uvloop, in the program's own thread: it is asyncio to us."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+    memory = AsyncRedisChatMemory(any_server.url, config=ChatMemoryConfig(max_turns=100), options=OPTIONS)
+
+    async def use() -> int:
+        await asyncio.gather(*(memory.append("conversation", "user", str(n)) for n in range(20)))
+        return await memory.count("conversation")
+
+    assert uvloop.run(use()) == 20
+    assert asyncio.run(use()) == 40
+    assert uvloop.run(use()) == 60
+    gc.collect()
+
+
+def test_a_reply_that_nobody_asked_for(any_server, callers_of):
+    """A connection on which the server says something out of turn is not trusted any more: from there on, every reply
+    would be the one before."""
+    with Proxy(any_server.url) as proxy:
+        callers = callers_of(proxy.url).warm()
+        for nonsense in (b"+surprise\r\n", b"$-1\r\n:7\r\n", b"-ERR surprise\r\n"):
+            proxy.inject(nonsense)
+            with contextlib.suppress(AssertionError):  # noticed now, or by the next call before it sends
+                wait_until(lambda: proxy.open == 0, timeout_seconds=0.2)
+            for n in range(5):
+                assert callers.result(echo(b"%d" % n)) == b"%d" % n
+            assert [result for result, _ in callers.outcomes([echo(b"a")] * 20)] == [b"a"] * 20
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import importlib
 import itertools
 import pkgutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,12 +148,16 @@ def test_the_same_for_awaiting_objects_while_their_loop_lives(named, grace):
 
 
 def test_a_successor_within_the_grace_inherits_the_connection(named, grace):
-    grace(5.0)
+    grace(0.2)
     use(RedisRateLimiter(named.url, options=OPTIONS))
     gc.collect()
     first = named.connections
     assert first, "closed too early"
-    use(RedisRateLimiter(named.url, options=OPTIONS))
+    successor = RedisRateLimiter(named.url, options=OPTIONS)
+    use(successor)
+    time.sleep(0.4)  # past the end of the predecessor's grace, which must not be the successor's
+    assert named.connections == first
+    use(successor)
     assert named.connections == first
 
 

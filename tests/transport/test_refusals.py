@@ -4,6 +4,7 @@ secret, a key or a payload."""
 from __future__ import annotations
 
 import logging
+import socketserver
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from servers import Server, wait_until
 
 from ractogateway.errors import (
     AuthenticationFailed,
+    NotSent,
     PermissionDenied,
     StoreError,
     StoreNotReady,
@@ -356,6 +358,24 @@ def test_a_server_that_is_loading(tools_of):
             assert len(hasty.memory.get_history(USER)) == 1
 
 
+@pytest.mark.parametrize("face", URL_FACES)
+def test_a_server_with_too_many_clients(host, tools_of, face):
+    """An outage like others: it passes, and nothing was sent."""
+    hasty, patient = tools_of(face, f"{host.url}?client_name=late", 0.2), tools_of(face, f"{host.url}?client_name=late")
+    with host.client() as client:
+        client.config_set("maxclients", 1)
+        try:
+            error, _ = outcome(hasty.reads()["memory"])
+            check(error, (NotSent, StoreTimeout))
+            assert not error.may_have_applied
+            relief = threading.Timer(0.1, client.config_set, ("maxclients", 1000))
+            relief.start()
+            assert patient.memory.get_history(USER) == []
+            relief.join()
+        finally:
+            client.config_set("maxclients", 1000)
+
+
 @pytest.mark.parametrize("face", ["async url", "blocking url"])
 def test_a_server_that_is_busy_with_a_script(host, tools_of, face):
     host.command("CONFIG", "SET", "busy-reply-threshold", "20")
@@ -373,6 +393,27 @@ def test_a_server_that_is_busy_with_a_script(host, tools_of, face):
     check(error, StoreNotReady, "BUSY")
     assert_immediate(seconds)
     assert tools.memory.get_history(USER) == []
+
+
+def test_something_that_is_no_redis(tools_of):
+    """A web server at the port: an outage, in time."""
+
+    class Teapot(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.rfile.readline()
+            self.wfile.write(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Teapot) as server:
+        threading.Thread(target=server.serve_forever).start()
+        for face in URL_FACES:
+            tools = tools_of(face, f"redis://127.0.0.1:{server.server_address[1]}/0", 0.1)
+            for call in tools.writes().values():
+                with Watch() as watch:
+                    error, seconds = outcome(call)
+                watch.assert_kept(0.1, seconds)
+                check(error, StoreUnavailable)
+                assert not error.may_have_applied
+        server.shutdown()
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from faces import Maker
 from load import BUDGET, Writer
-from probing import Callers, get, put
+from probing import Callers, get, put, run_script
 from servers import FACTORIES, ServerNotInstalled, valkey9, wait_until
 from topologies import SERVICE, Sentinels, counted, sentinels
 
@@ -243,6 +243,35 @@ def test_the_last_resort_is_a_client_of_the_primary(watched):
     drive(spare.run(put(b"key", b"value")))
     assert drive(spare.run(get(b"key"))) == b"value"
     spare._client.close()
+
+
+def test_loops_forks_and_exit_leave_nothing_behind(watched):
+    """No warning, no hanging thread, no connection shared by two processes; neither to servers nor to Sentinels."""
+    run_script(
+        """
+        import asyncio, os, time
+        from probing import async_port, blocking_port, get, put, run
+
+        blocking, awaited = blocking_port(URL), async_port(URL)
+
+        async def watched_over():
+            await awaited.run(put(b"key", b"value"))
+            await asyncio.sleep(1.2)  # the Sentinels are asked now
+            assert await awaited.run(get(b"key")) == b"value"
+
+        def use():
+            asyncio.run(watched_over())
+            assert run(blocking, get(b"key")) == b"value"
+
+        use()
+        pid = os.fork()
+        use()
+        if pid == 0:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """,
+        watched.url,
+    )
 
 
 def test_passwords_of_both_kinds():
