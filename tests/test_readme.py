@@ -16,7 +16,7 @@ from ractogateway._demo.endpoint import StandInEndpoint
 from ractogateway.errors import InvalidValueError
 from ractogateway.redis import RedisOptions, RedisRateLimiter, chat_memory, exact_cache, rate_limiter
 from ractogateway.redis.config import DEFAULT_URL, URL_VARIABLE
-from ractogateway.redis.scripts.calls import LOG_ENTRIES
+from ractogateway.redis.scripts.limiter_calls import LOG_ENTRIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -12,7 +12,7 @@ from ractogateway.messages import Message
 from ractogateway.redis._core import Core
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
 from ractogateway.redis.keys import MemoryKeys, operation_id
-from ractogateway.redis.scripts import calls
+from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.transport import AsyncClient, TimeLimits
 from ractogateway.redis.turns import check_message, decode_entry, encode_entry
 

@@ -19,7 +19,7 @@ from ractogateway.redis._core import Core
 from ractogateway.redis.config import CacheOutage, RedisOptions
 from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.outage import OutageLog
-from ractogateway.redis.scripts import calls
+from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.transport import AsyncClient, TimeLimits
 
 __all__ = ["AsyncRedisExactCache"]

@@ -13,8 +13,8 @@ from ractogateway.redis._local_limiter import LocalSlidingWindow
 from ractogateway.redis.config import LimiterOutage, RateLimitConfig, RateLimitDecision, RedisOptions
 from ractogateway.redis.keys import LimiterKeys, operation_id
 from ractogateway.redis.outage import OutageLog
-from ractogateway.redis.scripts import calls
-from ractogateway.redis.scripts.calls import BudgetReply
+from ractogateway.redis.scripts import limiter_calls as calls
+from ractogateway.redis.scripts.limiter_calls import BudgetReply
 from ractogateway.redis.transport import AsyncClient, Call, TimeLimits
 
 __all__ = ["AsyncRedisRateLimiter"]

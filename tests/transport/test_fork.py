@@ -116,7 +116,7 @@ def forked(server, source: str) -> None:
 
 
 def test_from_plain_code(any_server):
-    """Nothing is under way; the tools were used before, and are used after, in the parent and in children of children."""
+    """Nothing is under way; the tools were used before, and are used after, in the parent and in grandchildren."""
     forked(
         any_server,
         """

@@ -1,0 +1,126 @@
+"""The exact cache for blocking callers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ractogateway.cache.protocol import CacheStats
+from ractogateway.messages import LLMResponse
+from ractogateway.redis.blocking.face import Face
+from ractogateway.redis.config import CacheOutage, RedisOptions
+from ractogateway.redis.exact_cache import AsyncRedisExactCache
+from ractogateway.redis.transport import BlockingClient, open_blocking_port, open_worker_port
+
+__all__ = ["RedisExactCache"]
+
+
+class _DrivenExactCache(AsyncRedisExactCache):
+    _open_port = staticmethod(open_blocking_port)
+
+
+class _AwaitedExactCache(AsyncRedisExactCache):
+    _open_port = staticmethod(open_worker_port)
+
+
+class RedisExactCache(Face[AsyncRedisExactCache]):
+    """An exact cache in Redis for blocking callers; a drop-in for `ractogateway.cache.ExactMatchCache`.
+
+    See `AsyncRedisExactCache` for the arguments and the meaning of every method; ``client`` is a ``redis.Redis`` here.
+    """
+
+    _driven = _DrivenExactCache
+    _awaited = _AwaitedExactCache
+
+    def __init__(
+        self,
+        url: str | None = None,
+        client: BlockingClient | None = None,
+        ttl_seconds: float | None = None,
+        key_prefix: str = "ractogateway:exact",
+        *,
+        namespace: str = "",
+        on_outage: CacheOutage = "miss",
+        compress_above_bytes: int = 1024,
+        options: RedisOptions | None = None,
+    ) -> None:
+        super().__init__(
+            url,
+            client,
+            ttl_seconds=ttl_seconds,
+            key_prefix=key_prefix,
+            namespace=namespace,
+            on_outage=on_outage,
+            compress_above_bytes=compress_above_bytes,
+            options=options,
+        )
+
+    def get(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        *,
+        context: Mapping[str, Any] | None = None,
+    ) -> LLMResponse | None:
+        """The stored answer, marked ``cached``, or None."""
+        return self._run(self._core.get(user_message, system_prompt, model, temperature, max_tokens, context=context))
+
+    def put(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        response: LLMResponse,
+        *,
+        context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Store an answer; ``ttl_seconds`` overrides the cache's own for this entry."""
+        self._run(
+            self._core.put(
+                user_message,
+                system_prompt,
+                model,
+                temperature,
+                max_tokens,
+                response,
+                context=context,
+                ttl_seconds=ttl_seconds,
+            )
+        )
+
+    def invalidate(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        *,
+        context: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Forget one entry for all replicas; True if there was one."""
+        return self._run(
+            self._core.invalidate(user_message, system_prompt, model, temperature, max_tokens, context=context)
+        )
+
+    def clear(self) -> None:
+        """Forget all entries of this prefix and namespace for all replicas, in constant time."""
+        self._run(self._core.clear())
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits and misses of this object, and the number of live entries."""
+        return self._run(self._core.stats())
+
+    def __len__(self) -> int:
+        return self._run(self._core.size())
+
+    def __bool__(self) -> bool:
+        # An empty cache is still a cache: `cache or default` must not ask the network, nor drop it.
+        return True
