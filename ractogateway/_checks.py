@@ -18,6 +18,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "model", "tool", 
 _LONGEST_SHOWN_BITS = 64
 _MIN_TTL_SECONDS = 0.001
 _MAX_TTL_SECONDS = 100 * 365 * 86_400.0
+_MAX_DURATION_SECONDS = 31 * 86_400.0
 
 
 def check_text(name: str, value: object) -> str:
@@ -72,6 +73,15 @@ def check_ttl(name: str, value: object) -> float | None:
         raise InvalidValueError(
             f"{name} must be from 0.001 seconds to 100 years, or None for no end, not {_shown(value)}"
         )
+    return float(value)
+
+
+def check_duration(name: str, value: object, *, least: float) -> float:
+    """Seconds, from ``least`` to 31 days."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not least <= value <= _MAX_DURATION_SECONDS:  # NaN fails both comparisons
+        raise InvalidValueError(f"{name} must be from {least:g} seconds to 31 days, not {_shown(value)}")
     return float(value)
 
 

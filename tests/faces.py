@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import fakeredis
 import redis
@@ -19,6 +19,7 @@ from ractogateway.redis import (
     AsyncRedisChatMemory,
     AsyncRedisExactCache,
     AsyncRedisRateLimiter,
+    AsyncReservation,
     RedisChatMemory,
     RedisExactCache,
     RedisRateLimiter,
@@ -37,7 +38,21 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._core, name)
-        return lambda *arguments, **named: self._portal.call(partial(method, *arguments, **named))
+        if not callable(method):
+            return method
+
+        def blocking(*arguments, **named):
+            result = self._portal.call(partial(method, *arguments, **named))
+            return Awaited(result, self._portal) if isinstance(result, AsyncReservation) else result
+
+        return blocking
+
+    def __enter__(self) -> Self:
+        self._portal.call(self._core.__aenter__)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._portal.call(self._core.__aexit__, *error)
 
     @property
     def stats(self) -> Any:

@@ -10,7 +10,7 @@ from ractogateway._demo.records import Asked, Charge, HistoryRead, Log
 from ractogateway.errors import StoreError
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, Message
 from ractogateway.openai_developer_kit import OpenAIDeveloperKit
-from ractogateway.redis import AsyncRedisChatMemory, AsyncRedisRateLimiter, RateLimitDecision
+from ractogateway.redis import AsyncRedisChatMemory, AsyncRedisRateLimiter, RateLimitDecision, RateLimitParent
 
 __all__ = ["RecordingKit", "RecordingLimiter", "RecordingMemory"]
 
@@ -36,11 +36,18 @@ class RecordingLimiter(AsyncRedisRateLimiter):
 
     log: Log
 
-    async def consume(self, user_id: str, tokens: int = 1, *, request_id: str | None = None) -> RateLimitDecision:
+    async def consume(
+        self,
+        user_id: str,
+        tokens: int = 1,
+        *,
+        request_id: str | None = None,
+        parents: Sequence[str | RateLimitParent] = (),
+    ) -> RateLimitDecision:
         """As the limiter's."""
         sent = time.monotonic()
         try:
-            decision = await super().consume(user_id, tokens, request_id=request_id)
+            decision = await super().consume(user_id, tokens, request_id=request_id, parents=parents)
         except StoreError:
             self.log.charges.append(Charge(user_id, tokens, sent, time.monotonic(), allowed=None))
             raise

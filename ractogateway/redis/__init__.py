@@ -6,21 +6,35 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 
 from __future__ import annotations
 
-from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter
+from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter, Reservation
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
-from ractogateway.redis.config import ChatMemoryConfig, RateLimitConfig, RateLimitDecision, RedisOptions
+from ractogateway.redis.config import (
+    BudgetLeases,
+    ChatMemoryConfig,
+    RateLimitCharge,
+    RateLimitConfig,
+    RateLimitDecision,
+    RateLimitParent,
+    RedisOptions,
+)
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
+from ractogateway.redis.reservations import AsyncReservation
 
 __all__ = [
     "AsyncRedisChatMemory",
     "AsyncRedisExactCache",
     "AsyncRedisRateLimiter",
+    "AsyncReservation",
+    "BudgetLeases",
     "ChatMemoryConfig",
+    "RateLimitCharge",
     "RateLimitConfig",
     "RateLimitDecision",
+    "RateLimitParent",
     "RedisChatMemory",
     "RedisExactCache",
     "RedisOptions",
     "RedisRateLimiter",
+    "Reservation",
 ]

@@ -11,18 +11,27 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 from ractogateway._checks import milliseconds
 from ractogateway._forking import renewed_after_fork
 
-__all__ = ["LocalDecision", "LocalSlidingWindow"]
+__all__ = ["LocalBudget", "LocalDecision", "LocalSlidingWindow"]
 
 _Entry = tuple[int, int]
 _stamp_of = itemgetter(0)
 _total_of = itemgetter(1)
+
+
+class LocalBudget(NamedTuple):
+    """One budget that an operation must fit into: ``cost`` of at most ``limit`` in any window."""
+
+    key: bytes | str
+    cost: int
+    limit: int
+    window_seconds: float
 
 
 class LocalDecision(NamedTuple):
@@ -65,27 +74,19 @@ class LocalSlidingWindow:
 
         The arguments are taken as they are: whoever calls has checked them.
         """
-        window_ms = milliseconds(window_seconds)
+        (decision,) = self.consume_all((LocalBudget(key, cost, limit, window_seconds),), charge=charge)
+        return decision
+
+    def consume_all(self, budgets: Sequence[LocalBudget], *, charge: bool = True) -> list[LocalDecision]:
+        """Charge an operation to several budgets, of different keys, if it fits into all of them; what each says."""
         with self._lock:
             now_us = round(self._clock() * 1e6)
-            now = now_us // 1000
-            if cost <= limit and self._is_full_for(key, now):
-                wait = (self._full_until_ms - now) / 1000
-                return LocalDecision(allowed=False, remaining=0, retry_after_seconds=wait, reset_after_seconds=wait)
-            log = self._logs.get(key) or _Log()
-            decision = log.decide(now, cost, limit, window_ms)
-            if not (charge and decision.allowed):
-                return decision
-            stamp = log.charge(-(-now_us // 1000), cost, window_ms, self._max_entries)
-            if key not in self._logs:
-                self._drop_idle(now, most=2)
-                self._logs[key] = log
-            return LocalDecision(
-                allowed=True,
-                remaining=decision.remaining - cost,
-                retry_after_seconds=0.0,
-                reset_after_seconds=(stamp + window_ms - now) / 1000,
-            )
+            decisions = [self._decide(budget, now_us // 1000) for budget in budgets]
+            if charge and all(decision.allowed for decision in decisions):
+                return [
+                    self._charge(budget, decision, now_us) for budget, decision in zip(budgets, decisions, strict=True)
+                ]
+            return decisions
 
     def forget(self, key: bytes | str) -> None:
         """Give the key its whole budget back."""
@@ -101,6 +102,27 @@ class LocalSlidingWindow:
         # A thread of the parent may have been anywhere under the old lock. What it left is usable: every change of the
         # state is one operation of a built-in container, between which the log is valid.
         self._lock = threading.Lock()
+
+    def _decide(self, budget: LocalBudget, now: int) -> LocalDecision:
+        if budget.cost <= budget.limit and self._is_full_for(budget.key, now):
+            wait = (self._full_until_ms - now) / 1000
+            return LocalDecision(allowed=False, remaining=0, retry_after_seconds=wait, reset_after_seconds=wait)
+        log = self._logs.get(budget.key) or _Log()
+        return log.decide(now, budget.cost, budget.limit, milliseconds(budget.window_seconds))
+
+    def _charge(self, budget: LocalBudget, decision: LocalDecision, now_us: int) -> LocalDecision:
+        now, window_ms = now_us // 1000, milliseconds(budget.window_seconds)
+        log = self._logs.get(budget.key)
+        if log is None:
+            self._drop_idle(now, most=2)
+            log = self._logs[budget.key] = _Log()
+        stamp = log.charge(-(-now_us // 1000), budget.cost, window_ms, self._max_entries)
+        return LocalDecision(
+            allowed=True,
+            remaining=decision.remaining - budget.cost,
+            retry_after_seconds=0.0,
+            reset_after_seconds=(stamp + window_ms - now) / 1000,
+        )
 
     def _is_full_for(self, key: bytes | str, now: int) -> bool:
         """Whether this key is new and there is no room for it; sets when there will be."""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, PlainValidator, field_validator
 
 from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl
 from ractogateway._models import InputModel
 
-__all__ = ["ChatMemoryConfig", "RateLimitConfig", "RateLimitDecision", "RedisOptions"]
+__all__ = [
+    "BudgetLeases",
+    "ChatMemoryConfig",
+    "RateLimitCharge",
+    "RateLimitConfig",
+    "RateLimitDecision",
+    "RateLimitParent",
+    "RedisOptions",
+]
 
 URL_VARIABLE = "RACTOGATEWAY_REDIS_URL"
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -56,17 +65,38 @@ class RedisOptions(_Config):
 
 
 class RateLimitConfig(_Config):
-    """A token budget per user.
+    """The limits of one user. An operation must fit into all of them, and is charged to all of them or to none.
 
     Args:
         max_tokens_per_minute: tokens that one user may spend in any window of ``window_seconds``, 1 to 2**53 - 1.
-        window_seconds: length of the sliding window, from 1 ms to 31 days.
+        window_seconds: length of that sliding window, from 1 ms to 31 days.
+        max_requests_per_minute: operations in any 60 seconds, whatever ``window_seconds`` is.
+        max_tokens_per_day: tokens in any 24 hours.
+        max_concurrent: reservations that are open at one time.
         key_prefix: what every key of this limiter starts with.
     """
 
     max_tokens_per_minute: _Tokens = 10_000
     window_seconds: Annotated[float, Field(ge=0.001, le=31 * 86_400.0, allow_inf_nan=False, strict=True)] = 60.0
+    max_requests_per_minute: _Tokens | None = None
+    max_tokens_per_day: _Tokens | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
     key_prefix: _Prefix = "ractogateway:ratelimit"
+
+
+class BudgetLeases(_Config):
+    """Slices of the budget that one process takes ahead of time and spends without asking, for users it serves often.
+
+    A slice is charged as if all of it were spent at the last moment at which it can be, so the budget holds; what is
+    not spent by then is lost to the user for one window.
+
+    Args:
+        seconds: how long a slice may be spent, at most 1.
+        share: the part of the budget that one slice takes, if so much is left.
+    """
+
+    seconds: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False, strict=True)] = 0.25
+    share: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False, strict=True)] = 0.02
 
 
 class ChatMemoryConfig(_Config):
@@ -96,12 +126,14 @@ class RateLimitDecision:
 
     Attributes:
         allowed: whether the tokens were charged (`peek`: whether they would be).
-        limit: the budget of one window.
-        remaining: tokens that this user could spend now.
+        limit: the token budget of one window.
+        remaining: tokens that this user could spend now: what is left of the scarcest token budget.
         retry_after_seconds: when the same cost can pass if nobody else spends; 0.0 when it passed, ``math.inf`` when it
             never can because it is larger than the limit.
         reset_after_seconds: when the whole budget is free again if nobody spends.
-        violated: the name of the limit that refused, None when allowed.
+        violated: the name of the limit that refused, None when allowed: ``tokens_per_window``, ``requests_per_minute``,
+            ``tokens_per_day`` or ``concurrent``; that of a parent as in ``parents[0].tokens_per_window``. If several
+            refused, the one that will do so longest.
         degraded: decided without Redis, by ``on_outage``; such decisions stand outside the guarantee.
     """
 
@@ -115,3 +147,27 @@ class RateLimitDecision:
 
     def __bool__(self) -> bool:
         return self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitParent:
+    """Somebody above the user whose limits hold, too: an organisation, a model.
+
+    It is the owner ``id`` of a limiter with this ``config``, so such a limiter can look at it and reset it.
+
+    Attributes:
+        id: any non-empty string.
+        config: its limits, and the prefix of its keys.
+    """
+
+    id: str
+    config: RateLimitConfig
+
+
+class RateLimitCharge(NamedTuple):
+    """One of the operations of `consume_many`, as the arguments of `consume`."""
+
+    user_id: str
+    tokens: int = 1
+    request_id: str | None = None
+    parents: Sequence[str | RateLimitParent] = ()

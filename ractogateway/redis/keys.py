@@ -61,20 +61,61 @@ class CacheKeys:
 
 @dataclass(frozen=True, slots=True)
 class LimiterKeys:
-    """Keys of one user's budget: the log of charges, and a record an operation."""
+    """Keys of one owner's budgets: a log of charges for each limit, a record for each operation, the leases of open
+    reservations, and the queue of those who wait.
 
-    log: bytes
-    _operation: bytes
+    Attributes:
+        slot: what a cluster hashes: keys with the same one may be touched by one script.
+    """
+
+    slot: bytes
+    _base: bytes
 
     @classmethod
     def of(cls, prefix: str, user_id: str) -> LimiterKeys:
         """The keys of one user."""
-        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"limiter", prefix, "", user_id))
-        return cls(base + b"tokens", base + b"op:")
+        start, tag = _bytes(prefix), _tag(b"limiter", prefix, "", user_id)
+        return cls(_own_tag(start) or tag, b"%b:{%b}:" % (start, tag))
+
+    @property
+    def tokens(self) -> bytes:
+        """The log of tokens of the window."""
+        return self._base + b"tokens"
+
+    @property
+    def requests(self) -> bytes:
+        """The log of requests."""
+        return self._base + b"requests"
+
+    @property
+    def tokens_of_day(self) -> bytes:
+        """The log of tokens of the day."""
+        return self._base + b"day"
+
+    @property
+    def leases(self) -> bytes:
+        """Who holds a slot, and until when."""
+        return self._base + b"leases"
+
+    @property
+    def queue(self) -> tuple[bytes, bytes]:
+        """The tickets of those who wait: in order, and by the time at which each is given up."""
+        return self._base + b"queue", self._base + b"queue:ends"
 
     def operation(self, operation_id: bytes) -> bytes:
         """The key that remembers that an operation was charged."""
-        return self._operation + _text(operation_id)
+        return self._base + b"op:" + _text(operation_id)
+
+    def reservation(self, operation_id: bytes) -> bytes:
+        """The key that remembers a reservation, and where it was charged."""
+        return self._base + b"hold:" + _text(operation_id)
+
+
+def _own_tag(prefix: bytes) -> bytes:
+    """The hash tag that a prefix brings, empty if it brings none."""
+    _, opened, rest = prefix.partition(b"{")
+    tag, closed, _ = rest.partition(b"}")
+    return tag if opened and closed else b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class ScriptUser:
 
     def entries(self) -> float:
         """Of the longest log."""
-        return max(max(0, client.strlen(self.log) - 29) / 14 for client in self.clients)
+        return max(max(0, client.strlen(self.log) - 36) / 14 for client in self.clients)
 
     def stored(self, operation: object = None) -> list[object]:
         """The keys' contents and the times at which they expire: equal if and only if nothing was written."""

@@ -133,7 +133,7 @@ def test_past_the_integers_the_oldest_tokens_are_forgotten(user: ScriptUser):
     assert user.peek(START_US + 11_000_000, most, 1000, most).admitted
 
 
-GOOD = b"\x01" + bytes(28) + (START_US // 1000).to_bytes(7) + (50).to_bytes(7)
+GOOD = b"\x01" + bytes(35) + (START_US // 1000).to_bytes(7) + (50).to_bytes(7)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ GOOD = b"\x01" + bytes(28) + (START_US // 1000).to_bytes(7) + (50).to_bytes(7)
     [
         b"",
         b"\x02" + GOOD[1:],
-        GOOD[:29],
+        GOOD[:36],
         GOOD[:-1],
         GOOD + b"\x00",
         b"60",
         GOOD[:-7] + (2**53).to_bytes(7),
-        GOOD[:22] + (51).to_bytes(7) + GOOD[29:],
+        GOOD[:29] + (51).to_bytes(7) + GOOD[36:],
     ],
     ids=["empty", "next version", "no entry", "cut", "too long", "a counter", "above 2^53 - 1", "negative use"],
 )

@@ -128,7 +128,7 @@ def test_slots_move_under_the_tools(nodes):
                 so_far = len(writer.charged)
                 wait_until(lambda w=writer, n=so_far: len(w.charged) > n + 20, timeout_seconds=10, what="progress")
                 nodes.move_on(key_slot(MemoryKeys.of("ractogateway:memory", "", writer.conversation).state))
-                nodes.move_on(key_slot(LimiterKeys.of("ractogateway:ratelimit", writer.user).log))
+                nodes.move_on(key_slot(LimiterKeys.of("ractogateway:ratelimit", writer.user).tokens))
         finally:
             over.set()
             for writer in writers:

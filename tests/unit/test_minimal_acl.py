@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ from ractogateway.redis import (
     AsyncRedisChatMemory,
     AsyncRedisExactCache,
     AsyncRedisRateLimiter,
+    BudgetLeases,
     ChatMemoryConfig,
     RateLimitConfig,
     RedisChatMemory,
@@ -63,6 +65,25 @@ def use_limiter(where: dict[str, object]) -> None:
     assert limiter.get_remaining("u-42") == limiter.peek("u-42").remaining == 10_000 - 151
     limiter.reset("u-42")
     assert limiter.get_remaining("u-42") == 10_000
+
+    limits = RateLimitConfig(max_requests_per_minute=9, max_tokens_per_day=900, max_concurrent=1, window_seconds=0.1)
+    limiter = RedisRateLimiter(**where, config=limits, on_outage="raise")
+    assert [decision.allowed for decision in limiter.consume_many([("u-43", 900), ("u-43", 1)])] == [True, False]
+    limiter.reset("u-43")
+    reservation = limiter.reserve("u-43", 100, lease_seconds=0.03)
+    assert not limiter.reserve("u-43", 1).decision.allowed
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(limiter.wait, "u-43", 801, timeout_seconds=0.1)
+        assert not limiter.wait("u-43", 801, timeout_seconds=0.1).allowed
+        assert not first.result().allowed
+    assert not reservation.slot_lost
+    reservation.settle(50)
+    assert limiter.reserve("u-43", 1, lease_seconds=0.01).decision.allowed
+    wait_until(lambda: limiter.reserve("u-43", 1).decision.allowed, what="the end of a lease that nobody renews")
+    assert limiter.wait("u-43", 800, timeout_seconds=5).allowed
+
+    limiter = RedisRateLimiter(**where, budget_leases=BudgetLeases(seconds=1.0), on_outage="raise")
+    assert all(limiter.check_and_consume("u-44", 1) for _ in range(3))
 
 
 def use_memory(where: dict[str, object]) -> None:

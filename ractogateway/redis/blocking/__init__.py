@@ -9,5 +9,6 @@ from __future__ import annotations
 from ractogateway.redis.blocking.chat_memory import RedisChatMemory
 from ractogateway.redis.blocking.exact_cache import RedisExactCache
 from ractogateway.redis.blocking.rate_limiter import RedisRateLimiter
+from ractogateway.redis.blocking.reservation import Reservation
 
-__all__ = ["RedisChatMemory", "RedisExactCache", "RedisRateLimiter"]
+__all__ = ["RedisChatMemory", "RedisExactCache", "RedisRateLimiter", "Reservation"]

@@ -52,9 +52,14 @@ class Face(Generic[Core]):
 
     @staticmethod
     def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            check_running_loop()
-        except BaseException:
-            coroutine.close()
-            raise
-        return drive(coroutine)
+        return run_blocking(coroutine)
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Drive a core's coroutine in the calling thread."""
+    try:
+        check_running_loop()
+    except BaseException:
+        coroutine.close()
+        raise
+    return drive(coroutine)

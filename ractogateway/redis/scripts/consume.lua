@@ -2,8 +2,7 @@
 -- sent.
 --
 -- KEYS[1]  the user's log (STRING, sliding_window.lua)
--- KEYS[2]  the operation's record (STRING), under the same hash tag: version byte, the entry that it was charged as
---          (stamp in ms, total), its tokens in decimal
+-- KEYS[2]  the operation's record (STRING, acquire.lua), under the same hash tag: closed, for nothing is settled later
 -- ARGV[1]  limit, tokens in any window, 0 to 2^53 - 1
 -- ARGV[2]  window, ms, >= 1
 -- ARGV[3]  cost, tokens, 1 to 2^53 - 1
@@ -24,7 +23,7 @@
 
 local log_key, operation_key = KEYS[1], KEYS[2]
 local limit, window, cost = ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0 -- a number, at half the cost of tonumber
-local cost_in_decimal, operation_ttl, cap, given_now = ARGV[3], ARGV[4], ARGV[5] + 0, ARGV[6]
+local operation_ttl, cap, given_now = ARGV[4], ARGV[5] + 0, ARGV[6]
 
 --#include sliding_window.lua
 --#include sliding_window_decide.lua
@@ -33,9 +32,9 @@ local fits = cost <= room
 local added = fits and cost or 0
 local entry = (fits or ahead) and pair(stamp, total + added)
 
-if not fits or not redis.call('SET', operation_key, '\1' .. entry .. cost_in_decimal, 'NX', 'PX', operation_ttl) then
+if not fits or not redis.call('SET', operation_key, '\1c', 'NX', 'PX', operation_ttl) then
   local record = redis.call('GET', operation_key)
-  if record and (byte(record, 1) ~= 1 or #record < 16) then
+  if record and (byte(record, 1) ~= 1 or #record < 2) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
   end
   if record then return { 1, math.max(0, room), 0, reset_after } end

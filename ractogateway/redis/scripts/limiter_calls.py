@@ -5,45 +5,199 @@ A parser turns what Redis answered into plain values and judges nothing. Replies
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ractogateway.redis.keys import LimiterKeys
+from ractogateway.redis.limits import Limit, Scope
 from ractogateway.redis.scripts.loading import load
-from ractogateway.redis.scripts.values import nothing
+from ractogateway.redis.scripts.values import nothing, optional
 from ractogateway.redis.transport import Call, plain_call, script_call
 
 LOG_ENTRIES = 120
 """Entries of a user's log before neighbours are merged: so the string stays below 4 KB, its allocation included."""
 
+TICKET_GRACE_MS = 1000
+"""How late a waiter may come before its ticket is given up. A crashed one blocks the others for so much longer than
+its sleep."""
+
 
 class BudgetReply(NamedTuple):
-    """What the limiter's scripts answer. ``retry_after_ms`` is -1 where the cost can never pass."""
+    """What the limiter's scripts answer. ``retry_after_ms`` is -1 where the cost can never pass.
+
+    ``refused`` is the place, from 0, of the limit that refused among all that were asked: windows first, then slots.
+    ``remaining`` goes by windows.
+    """
 
     admitted: bool
-    remaining: int
+    refused: int
     retry_after_ms: int
     reset_after_ms: int
+    remaining: tuple[int, ...]
+    repeated: bool = False
+
+
+class WaitReply(NamedTuple):
+    """``sleep_ms``: how long to wait before asking again, where the budget was not granted."""
+
+    budget: BudgetReply
+    sleep_ms: int
+
+
+class SliceReply(NamedTuple):
+    """``granted`` tokens may be spent; 0 when refused."""
+
+    budget: BudgetReply
+    granted: int
+
+
+class Operation(NamedTuple):
+    """One operation over the scopes that one script touches.
+
+    Attributes:
+        scopes: its limits; the record is kept under the keys of the first.
+        identity: 16 bytes.
+        tokens: what it costs.
+        reserves: it is a reservation: it takes slots, and is apart from a charge of the same identity.
+    """
+
+    scopes: Sequence[Scope]
+    identity: bytes
+    tokens: int
+    reserves: bool
+
+    @property
+    def windows(self) -> list[tuple[LimiterKeys, Limit]]:
+        """The limits that are windows, as the script numbers them."""
+        return [(scope.keys, limit) for scope in self.scopes for limit in scope.limits.windows]
+
+    @property
+    def slots(self) -> list[tuple[LimiterKeys, int]]:
+        """The sets of leases in which the operation takes a slot."""
+        if not self.reserves:
+            return []
+        return [(scope.keys, scope.limits.slots) for scope in self.scopes if scope.limits.slots is not None]
+
+    @property
+    def record(self) -> bytes:
+        """The key that remembers it."""
+        keys = self.scopes[0].keys
+        return keys.reservation(self.identity) if self.reserves else keys.operation(self.identity)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys of the scripts that charge and settle it."""
+        logs = (limit.key_of(keys) for keys, limit in self.windows)
+        return (self.record, *logs, *(keys.leases for keys, _ in self.slots))
 
 
 def charge(
-    keys: LimiterKeys, *, operation: bytes, limit: int, window_ms: int, cost: int, operation_ttl_ms: int
+    keys: LimiterKeys, *, identity: bytes, limit: int, window_ms: int, cost: int, remembered_ms: int
 ) -> Call[BudgetReply]:
-    """Charge ``cost`` tokens if the budget allows. The operation id makes a second sending harmless."""
-    names = (keys.log, keys.operation(operation))
-    arguments = (limit, window_ms, cost, operation_ttl_ms, LOG_ENTRIES, b"")
-    return script_call(load("consume"), names, arguments, _budget, replay_safe=True)
+    """Charge ``cost`` tokens if the budget allows. The operation's identity makes a second sending harmless."""
+    names = (keys.tokens, keys.operation(identity))
+    arguments = (limit, window_ms, cost, remembered_ms, LOG_ENTRIES, b"")
+    return script_call(load("consume"), names, arguments, _one_budget, replay_safe=True)
+
+
+def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> Call[BudgetReply]:
+    """Charge an operation to all its limits and take its slots, or do nothing."""
+    limits = _limits(operation.windows, operation.tokens)
+    arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(limits) // 3)
+    slots = (most for _, most in operation.slots)
+    return script_call(load("acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
+
+
+def settle(operation: Operation, *, actual: int, whole: bool, remembered_ms: int | None) -> Call[bool]:
+    """Settle an operation; whether it was open. ``whole``: as if it had never been. None: forget it, too."""
+    figures: list[int] = []
+    for _, limit in operation.windows:
+        charged = limit.cost(operation.tokens)
+        used = 0 if whole else charged if limit.per_request else actual
+        figures += (limit.window_ms, charged, used)
+    arguments = (optional(remembered_ms), LOG_ENTRIES, b"", operation.identity, len(figures) // 3, *figures)
+    return script_call(load("settle"), operation.keys, arguments, bool, replay_safe=True)
+
+
+def renew(operation: Operation, *, remembered_ms: int, lease_ms: int) -> Call[bool]:
+    """Keep the slots of an open reservation for another lease; False when they are gone."""
+    names = (operation.record, *(keys.leases for keys, _ in operation.slots))
+    return script_call(load("renew"), names, (remembered_ms, lease_ms, operation.identity, b""), bool, replay_safe=True)
 
 
 def read_budget(keys: LimiterKeys, *, limit: int, window_ms: int, cost: int) -> Call[BudgetReply]:
     """What `charge` would answer, without charging."""
-    return script_call(load("peek"), (keys.log,), (limit, window_ms, cost, b""), _budget, replay_safe=True)
+    return script_call(load("peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True)
 
 
-def forget_charges(keys: LimiterKeys) -> Call[None]:
-    """Give a user the whole budget back."""
-    return plain_call(b"UNLINK", (keys.log,), (), nothing, replay_safe=True)
+def read_budgets(scope: Scope, tokens: int) -> Call[BudgetReply]:
+    """What `acquire` would answer, without charging."""
+    windows = [(scope.keys, limit) for limit in scope.limits.windows]
+    logs = [limit.key_of(keys) for keys, limit in windows]
+    return script_call(load("peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True)
+
+
+def take_slice(
+    keys: LimiterKeys,
+    *,
+    identity: bytes,
+    limit: int,
+    window_ms: int,
+    least: int,
+    most: int,
+    hold_ms: int,
+    remembered_ms: int,
+) -> Call[SliceReply]:
+    """Charge as much as is left, from ``least`` to ``most``, as if it were spent ``hold_ms`` from now."""
+    names = (keys.tokens, keys.operation(identity))
+    arguments = (limit, window_ms, least, most, hold_ms, remembered_ms, LOG_ENTRIES, b"")
+    return script_call(load("take_slice"), names, arguments, _slice, replay_safe=True)
+
+
+def wait_turn(scope: Scope, *, identity: bytes, tokens: int, longest_ms: int, remembered_ms: int) -> Call[WaitReply]:
+    """Charge if it is this waiter's turn and the budget allows, else keep its place in the queue."""
+    operation = Operation((scope,), identity, tokens, reserves=False)
+    limits = _limits(operation.windows, tokens)
+    counted = [limit.per_request for _, limit in operation.windows]
+    by_request = counted.index(True) + 1 if True in counted else 0
+    names = (*operation.keys, *scope.keys.queue)
+    arguments = (remembered_ms, LOG_ENTRIES, b"", identity, longest_ms, TICKET_GRACE_MS, by_request, len(counted))
+    return script_call(load("wait_turn"), names, (*arguments, *limits), _turn, replay_safe=True)
+
+
+def leave_queue(keys: LimiterKeys, *, identity: bytes, tokens: int) -> Call[None]:
+    """Give a place in the queue up."""
+    ticket = identity + b"%d" % tokens
+    return script_call(load("leave_queue"), keys.queue, (ticket,), nothing, replay_safe=True)
+
+
+def forget_charges(scope: Scope) -> Call[None]:
+    """Give a user the whole budget back, of every limit that there can be, and free all slots."""
+    keys = scope.keys
+    names = (keys.tokens, keys.requests, keys.tokens_of_day, keys.leases)
+    return plain_call(b"UNLINK", names, (), nothing, replay_safe=True)
+
+
+def _limits(windows: Sequence[tuple[LimiterKeys, Limit]], tokens: int) -> list[int]:
+    return [figure for _, limit in windows for figure in (limit.most, limit.window_ms, limit.cost(tokens))]
+
+
+def _one_budget(reply: Any) -> BudgetReply:
+    admitted, remaining, retry_after_ms, reset_after_ms = reply
+    return BudgetReply(admitted == 1, 0, retry_after_ms, reset_after_ms, (remaining,))
 
 
 def _budget(reply: Any) -> BudgetReply:
-    admitted, remaining, retry_after_ms, reset_after_ms = reply
-    return BudgetReply(admitted == 1, remaining, retry_after_ms, reset_after_ms)
+    admitted, refused, retry_after_ms, reset_after_ms, *remaining = reply
+    # 2: admitted before; see acquire.lua.
+    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, tuple(remaining), admitted > 1)
+
+
+def _slice(reply: Any) -> SliceReply:
+    granted, *budget = reply
+    return SliceReply(_one_budget(budget), granted)
+
+
+def _turn(reply: Any) -> WaitReply:
+    sleep_ms, *budget = reply
+    return WaitReply(_budget(budget), sleep_ms)

@@ -10,12 +10,16 @@
 -- was measured.
 --
 -- THE LOG is one STRING: a version byte (1), then big-endian numbers of 7 bytes each:
---   older | newer | period end | base | stamp 1 | total 1 | … | stamp n | total n              n >= 1, oldest first
+--   epoch | older | newer | period end | base | stamp 1 | total 1 | … | stamp n | total n      n >= 1, oldest first
 -- An entry is (stamp in ms, total): the tokens charged up to and including that stamp, counted from some forgotten
 -- past; `base` is the total before entry 1. So the tokens of any span of entries are one subtraction, the first live
 -- entry is one binary search, and dropping an entry merges it into the next. `older`, `newer` and `period end` tell
--- which windows are in use (sliding_window_charge.lua). The stamp of entry i starts at byte 14 i + 16, its total at 14
--- i + 23; so `base` stands where the total of an entry 0 would.
+-- which windows are in use (sliding_window_charge.lua). The stamp of entry i starts at byte 14 i + 23, its total at 14
+-- i + 30; so `base` stands where the total of an entry 0 would.
+--
+-- THE EPOCH says since when a stamp means the same charges: it is the µs at which the log was begun or its stamps were
+-- repaired. A refund finds its charge by (epoch, stamp): the first entry at or after the stamp. After a repair, or in a
+-- log that was begun after a reset, that entry would be somebody else's, so a refund of another epoch is not made.
 --
 -- WHY NO WINDOW IS EVER OVER. The window of length W that ends at t is (t - W, t]. A charge made at time c is stamped
 -- s >= c (rounded up to the ms, moved only to later) and leaves the sum at the first t with floor(t) >= s + W, hence

@@ -26,10 +26,10 @@
 -- share an entry.
 
 local stored = false
-if log and not ahead and now < number_at(log, 16) and window <= number_at(log, 9) and total + added <= 2 ^ 53 - 1 then
+if log and not ahead and now < number_at(log, 23) and window <= number_at(log, 16) and total + added <= 2 ^ 53 - 1 then
   local cell = n - first + 1 >= cap * 3 / 4 and math.ceil(window / (cap * 3 / 4)) or 1
   if last - last % cell == stamp - stamp % cell then
-    stored = redis.call('SETRANGE', log_key, 14 * n + 15, entry)
+    stored = redis.call('SETRANGE', log_key, 14 * n + 22, entry)
   elseif n < cap then
     stored = redis.call('APPEND', log_key, entry)
   end
@@ -37,7 +37,7 @@ end
 
 if not stored then
   local older, newer, period_end, base, kept = 0, 0, 0, 0, ''
-  if log then older, newer, period_end = number_at(log, 2), number_at(log, 9), number_at(log, 16) end
+  if log then older, newer, period_end = number_at(log, 9), number_at(log, 16), number_at(log, 23) end
   if now < period_end then
     newer = math.max(newer, window)
   else
@@ -50,9 +50,9 @@ if not stored then
   if log then
     -- The new entry takes in those of its own ms and, if the clock has stepped back, those ahead of it.
     local from, to = 1, n
-    while from <= n and number_at(log, 14 * from + 16) <= now - keep do from = from + 1 end
-    while to >= from and number_at(log, 14 * to + 16) >= stamp do to = to - 1 end
-    base = number_at(log, 14 * (from - 1) + 23)
+    while from <= n and number_at(log, 14 * from + 23) <= now - keep do from = from + 1 end
+    while to >= from and number_at(log, 14 * to + 23) >= stamp do to = to - 1 end
+    base = number_at(log, 14 * (from - 1) + 30)
 
     local lowered = added > 2 ^ 53 - 1 - total and math.max(base, total - (2 ^ 53 - 1 - added)) or 0
     local full = to - from + 1 >= cap
@@ -63,21 +63,22 @@ if not stored then
       repeat
         entries, count, previous = {}, 0, nil
         for index = from, to do
-          local at = number_at(log, 14 * index + 16)
+          local at = number_at(log, 14 * index + 23)
           local cell = at > edge and math.floor(at / live_cell) or -1 - math.floor(at / dead_cell)
           if cell ~= previous then count, previous = count + 1, cell end
-          entries[count] = pair(at, math.max(0, number_at(log, 14 * index + 23) - lowered))
+          entries[count] = pair(at, math.max(0, number_at(log, 14 * index + 30) - lowered))
         end
         live_cell, dead_cell = live_cell * 2, dead_cell * 2
       until count < math.max(cap, 3)
       kept = table.concat(entries)
       base, entry = math.max(0, base - lowered), pair(stamp, total - lowered + added)
     else
-      kept = string.sub(log, 14 * from + 16, 14 * to + 29)
+      kept = string.sub(log, 14 * from + 23, 14 * to + 36)
     end
   end
   -- The period's last entry may be stamped 2 s after it; 1 s more, because TTLs count from the clock at the start of
   -- the script and TIME is read later.
-  redis.call('SET', log_key, '\1' .. pair(older, newer) .. pair(period_end, base) .. kept .. entry,
+  redis.call('SET', log_key, '\1' .. pair(log and not ahead and number_at(log, 2) or now_us, older)
+    .. pair(newer, period_end) .. string.sub(pair(0, base), 8) .. kept .. entry,
     'PX', period_end - now + keep + 3000)
 end

@@ -19,27 +19,27 @@ local log = redis.call('GET', log_key)
 local n, first, total, last, ahead, room, retry_after, reset_after = 0, 1, 0, 0, false, limit, 0, 0
 
 if log then
-  n = (#log - 29) / 14
+  n = (#log - 36) / 14
   if byte(log, 1) ~= 1 or n < 1 or n % 1 ~= 0 then
     return redis.error_reply('RGBADLOG the rate limit log is corrupt or of an unknown version')
   end
   local edge, beyond = now - window, n + 1
-  if number_at(log, 30) <= edge then
+  if number_at(log, 37) <= edge then
     first = 2
     while first < beyond do
       local middle = (first + beyond - (first + beyond) % 2) / 2
-      if number_at(log, 14 * middle + 16) > edge then beyond = middle else first = middle + 1 end
+      if number_at(log, 14 * middle + 23) > edge then beyond = middle else first = middle + 1 end
     end
   end
-  total = number_at(log, 14 * n + 23)
-  room = limit - (total - number_at(log, 14 * (first - 1) + 23))
+  total = number_at(log, 14 * n + 30)
+  room = limit - (total - number_at(log, 14 * (first - 1) + 30))
   if room > limit or total > 2 ^ 53 - 1 then
     return redis.error_reply('RGBADLOG the rate limit log holds impossible totals')
   end
-  last = number_at(log, 14 * n + 16)
+  last = number_at(log, 14 * n + 23)
   ahead = last > stamp + 2000
   if ahead then last = stamp elseif last > stamp then stamp = last end
-  if first <= n then reset_after = last + window - now end
+  if room < limit then reset_after = last + window - now end
 end
 
 if cost > limit then
@@ -49,7 +49,7 @@ elseif cost > room then
   local oldest, newest, enough = first, n, total - (limit - cost)
   while oldest < newest do
     local middle = (oldest + newest - (oldest + newest) % 2) / 2
-    if number_at(log, 14 * middle + 23) >= enough then newest = middle else oldest = middle + 1 end
+    if number_at(log, 14 * middle + 30) >= enough then newest = middle else oldest = middle + 1 end
   end
-  retry_after = math.min(number_at(log, 14 * oldest + 16), last) + window - now
+  retry_after = math.min(number_at(log, 14 * oldest + 23), last) + window - now
 end

@@ -1,0 +1,169 @@
+"""Reservations: an estimate that was charged before the work, to be settled to what was used."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ractogateway._checks import check_tokens
+from ractogateway.errors import RateLimitExceeded, StoreUnavailable
+from ractogateway.redis.config import RateLimitDecision
+from ractogateway.redis.outage import OutageLog
+from ractogateway.redis.scripts import limiter_calls as calls
+from ractogateway.redis.scripts.limiter_calls import Operation
+from ractogateway.redis.transport import Heartbeat, Port
+
+__all__ = ["AsyncReservation", "PendingReservation"]
+
+_BEATS_A_LEASE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a reservation needs of its limiter.
+
+    Attributes:
+        patience_seconds: how long a slot is tried to be freed when a block is left.
+        operations: one for each slot of the cluster that holds limits of it.
+        open_ms, closed_ms: how long its record is kept while it is open, and once it is settled.
+        raises: whether an outage raises.
+    """
+
+    port: Port
+    outage: OutageLog
+    patience_seconds: float
+    operations: Sequence[Operation]
+    lease_ms: int
+    open_ms: int
+    closed_ms: int
+    raises: bool
+
+    @property
+    def with_slots(self) -> list[Operation]:
+        """The operations that hold slots."""
+        return [operation for operation in self.operations if operation.slots]
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Begin to renew the slots."""
+        interval = self.lease_ms / 1000 / _BEATS_A_LEASE
+        return [
+            self.port.every(interval, calls.renew(operation, remembered_ms=self.open_ms, lease_ms=self.lease_ms))
+            for operation in self.with_slots
+        ]
+
+    async def settle(self, actual: int, *, whole: bool) -> bool:
+        """Settle all operations; whether they were open."""
+        pending = [
+            calls.settle(operation, actual=actual, whole=whole, remembered_ms=self.closed_ms)
+            for operation in self.operations
+        ]
+        if len(pending) == 1:
+            return await self.port.run(pending[0])
+        return any(await self.port.run_many(pending))
+
+
+class AsyncReservation:
+    """Tokens that were charged for work to come, and a slot if the limiter counts open reservations.
+
+    The first of `settle` and `cancel` counts, from whatever task and however often it is sent. A block
+    (``async with``) that ends without either keeps the charge.
+
+    Attributes:
+        decision: what the limiter decided. A refused or ``degraded`` reservation has nothing to settle.
+        tokens: the estimate.
+    """
+
+    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None) -> None:
+        self.decision = decision
+        self.tokens = tokens
+        self._holding = holding
+        self._heartbeats = holding.heartbeats() if holding is not None else []
+
+    async def settle(self, actual_tokens: int) -> bool:
+        """Replace the estimate by what was used, 0 or more tokens; whether this call was the one that counts.
+
+        Less than the estimate: the rest is given back, as long as the charge is younger than the window (after that the
+        window has given it back already). More: the difference is charged now, even beyond the limit. Without Redis,
+        False, and it may be tried again; with ``on_outage="raise"`` it raises.
+        """
+        return await self._close(check_tokens("actual_tokens", actual_tokens, minimum=0), whole=False)
+
+    async def cancel(self) -> bool:
+        """Give everything back, the request too, as if it had never been; whether this call was the one that counts.
+
+        Only for work that cost nothing: who is refunded whenever a client hangs up can be used without limit.
+        """
+        return await self._close(0, whole=True)
+
+    @property
+    def slot_lost(self) -> bool:
+        """Whether this reservation's slot was given to somebody else: this process could not renew it in time."""
+        return any(heartbeat.ended for heartbeat in self._heartbeats)
+
+    async def __aenter__(self) -> Self:
+        if not self.decision.allowed:
+            raise RateLimitExceeded(self.decision)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        holding = self._holding
+        if holding is None:
+            return
+        if holding.with_slots:
+            await holding.port.cleanup(self._release, seconds=holding.patience_seconds)
+        self._holding = None
+
+    def __repr__(self) -> str:
+        state = "open" if self._holding is not None else "closed"
+        return f"<{type(self).__name__} of {self.tokens} tokens, {state}>"
+
+    async def _close(self, actual: int, *, whole: bool) -> bool:
+        # Taken before the call: of two tasks, one sends.
+        holding, self._holding = self._holding, None
+        if holding is None:
+            return False
+        began = holding.outage.began()
+        try:
+            counted = await holding.settle(actual, whole=whole)
+        except BaseException as error:
+            self._holding = holding  # nothing is known to have been settled: it may be tried again
+            if isinstance(error, StoreUnavailable) and not holding.raises:
+                holding.outage.failed(error, began)
+                return False
+            raise
+        holding.outage.succeeded()
+        self._stop()
+        return counted
+
+    async def _release(self) -> None:
+        """Free the slot and keep the charge. What fails here, the end of the lease will do."""
+        try:
+            await self._close(self.tokens, whole=False)
+        except StoreUnavailable:
+            pass
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        for heartbeat in self._heartbeats:
+            heartbeat.stop()
+
+
+class PendingReservation(Awaitable[AsyncReservation]):
+    """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``."""
+
+    def __init__(self, made: Callable[[], Coroutine[Any, Any, AsyncReservation]]) -> None:
+        self.made = made
+        self._entered: AsyncReservation | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncReservation]:
+        return self.made().__await__()
+
+    async def __aenter__(self) -> AsyncReservation:
+        self._entered = await self.made()
+        return await self._entered.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._entered is not None:
+            await self._entered.__aexit__(*error)

@@ -1,0 +1,72 @@
+-- Charge one operation to several budgets and take its slots, all or nothing; a record makes it settleable and
+-- recognises repetitions.
+--
+-- KEYS[1]     the operation's record (STRING, below)
+-- KEYS[2...]  the logs (STRING, sliding_window.lua), one a limit; then the sets of leases (ZSET, leases_decide.lua)
+-- ARGV[1]     record ttl, ms: how long a repetition of this operation is recognised, and it can be settled
+-- ARGV[2]     entry cap of a log, >= 4
+-- ARGV[3]     now, µs; '' for the server's clock (given only by tests)
+-- ARGV[4]     member: the operation's name in the sets of leases
+-- ARGV[5]     lease, ms: how long the slots are held unless they are renewed
+-- ARGV[6]     number of logs
+-- ARGV[7...]  limit, window in ms, cost of each log, as in consume.lua; then the slots of each set of leases
+--
+-- Reply    {admitted 0 or 1 (2: it was before), which limit refused (logs first, then sets, from 1; 0 none), retry after ms (0 now, -1
+--          never), reset after ms, remaining of log 1, …}. `retry after` is exact for all limits together.
+-- Error    RGBADLOG: a log or the record is not in this format; nothing was written
+--
+-- THE RECORD is a version byte (1), a state ('o' open, 'c' closed: settled or cancelled), then for each log 4 numbers of
+-- 7 bytes: epoch, stamp, cost, window. (epoch, stamp) is where the charge is to be found, see sliding_window.lua.
+-- A repetition replies 2, with what remains now, and charges nothing. A refusal writes nothing, but for the
+-- repair of stamps that consume.lua tells of.
+--
+-- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZCOUNT ZRANGEBYSCORE ZREMRANGEBYSCORE ZADD PTTL PEXPIRE.
+-- Complexity: O(log n) for each log, n <= the entry cap, O(cap) about once a period; O(log slots) for each set.
+
+local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
+local member, lease, logs = ARGV[4], ARGV[5] + 0, ARGV[6] + 0
+local first_key, first_limit = KEYS[2], ARGV[7] -- there is at least one log
+local FIRST_LIMIT = 7
+
+--#include sliding_window.lua
+--#include windows_decide.lua
+--#include leases_decide.lua
+
+local fits = retry == 0
+local reply = { 1, 0, 0, 0 }
+local record = { '\1o' }
+for index = 1, logs do
+  local view = views[index]
+  reply[index + 4] = math.max(0, view[10])
+  if fits then
+    local epoch = view[1] and not view[7] and number_at(view[1], 2) or now_us
+    record[index + 1] = pair(epoch, view[6]) .. pair(view[9], view[8])
+  end
+end
+
+if not fits or not redis.call('SET', record_key, table.concat(record), 'NX', 'PX', record_ttl) then
+  local known = redis.call('GET', record_key)
+  if known and byte(known, 1) ~= 1 then
+    return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
+  end
+  if known then
+    reply[1], reply[4] = 2, reset
+    return reply
+  end
+end
+--#include windows_charge.lua
+if not fits then
+  reply[1], reply[2], reply[3], reply[4] = 0, refused, retry, reset
+  return reply
+end
+
+for index = 1, sets do
+  local leases_key, most = KEYS[1 + logs + index], ARGV[FIRST_LIMIT + 3 * logs + index - 1] + 0
+  if redis.call('ZCARD', leases_key) >= most then redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', now_ms) end
+  redis.call('ZADD', leases_key, now_ms + lease, member)
+  -- The key lives as long as its longest lease; 1 s more, because TTLs count from the start of the script.
+  if redis.call('PTTL', leases_key) < lease + 1000 then redis.call('PEXPIRE', leases_key, lease + 1000) end
+end
+for index = 1, logs do reply[index + 4] = reply[index + 4] - views[index][9] end
+reply[4] = reset
+return reply

@@ -1,0 +1,98 @@
+-- Settle an operation that acquire.lua has charged: refund what was not used, charge what was used beyond it, free its
+-- slots. The first settlement of an operation counts, a further one changes nothing.
+--
+-- KEYS[1]     the operation's record (STRING, acquire.lua)
+-- KEYS[2...]  the logs it was charged to, in the same order; then the sets of leases
+-- ARGV[1]     record ttl, ms: how long a further settlement, or a repetition of the operation, is recognised from now
+--             on; '' deletes the record, so that the operation may be tried again
+-- ARGV[2]     entry cap of a log, >= 4
+-- ARGV[3]     now, µs; '' for the server's clock (given only by tests)
+-- ARGV[4]     member: the operation's name in the sets of leases
+-- ARGV[5]     number of logs
+-- ARGV[6...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
+--
+-- Reply    1 if this call settled the operation, 0 if it was settled before
+-- Error    RGBADLOG: a log or the record is not in this format; nothing was written
+--
+-- A REFUND lowers the totals from the charge's own entry on, so the tokens leave the window that they were charged in,
+-- and none that was charged later. It is made only while that is certain to be the charge: the record exists, has the
+-- log's epoch and this window, the charge is younger than the window, and its entry holds as many tokens. Else nothing
+-- is refunded: too strict for one window at most, never too lenient. So after FLUSHALL or a reset nothing goes below 0.
+-- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
+-- charged, too, once: the record is made anew.
+--
+-- Commands (for an ACL): TIME GET SET APPEND SETRANGE UNLINK ZREM.
+-- Complexity: O(log n) for each log, O(n) for one with a refund, n <= the entry cap.
+
+local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
+local member, logs = ARGV[4], ARGV[5] + 0
+local first_key, first_figure = KEYS[2], ARGV[6] -- there is at least one log
+local FIRST_FIGURE = 6
+
+--#include sliding_window.lua
+
+local record = redis.call('GET', record_key)
+if record and (byte(record, 1) ~= 1 or #record < 2) then
+  return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
+end
+if record and byte(record, 2) ~= 111 then return 0 end
+local recorded = record and #record == 2 + 28 * logs
+
+local now_ms = (now_us - now_us % 1000) / 1000
+local views = {}
+for index = 1, logs do
+  local log_key, figure = KEYS[index + 1], FIRST_FIGURE + 3 * (index - 1)
+  local window, charged, actual = ARGV[figure] + 0, ARGV[figure + 1] + 0, ARGV[figure + 2] + 0
+  local limit, cost = 2 ^ 53 - 1, 0
+--#include sliding_window_decide.lua
+  local place = 28 * (index - 1) + 3
+  local known = recorded and number_at(record, place + 21) == window
+  if known then charged = number_at(record, place + 14) end
+  local refund, entry_of_charge = charged - actual, 0
+  if refund > 0 and known and log and number_at(record, place) == number_at(log, 2) then
+    local charged_at = number_at(record, place + 7)
+    if charged_at > now - window and charged_at <= number_at(log, 14 * n + 23) then
+      local low, high = 1, n
+      while low < high do
+        local middle = (low + high - (low + high) % 2) / 2
+        if number_at(log, 14 * middle + 23) >= charged_at then high = middle else low = middle + 1 end
+      end
+      if number_at(log, 14 * low + 30) - number_at(log, 14 * (low - 1) + 30) >= refund then entry_of_charge = low end
+    end
+  end
+  views[index] = { log, n, first, total, last, stamp, ahead, window, -refund, entry_of_charge }
+end
+
+-- Nothing was written up to here.
+
+local overrun = false
+for index = 1, logs do
+  local log_key, view = KEYS[index + 1], views[index]
+  local log, n, first, total, last, stamp, ahead, window = view[1], view[2], view[3], view[4], view[5], view[6], view[7], view[8]
+  local added, entry_of_charge, now = view[9], view[10], now_ms
+  if added > 0 then
+    overrun = true
+    local entry = pair(stamp, total + added)
+--#include sliding_window_charge.lua
+  elseif entry_of_charge > 0 then
+    local kept = { string.sub(log, 1, 14 * entry_of_charge + 22) }
+    for later = entry_of_charge, n do
+      local lowered = number_at(log, 14 * later + 30) + added
+      -- An entry that holds no tokens any more goes; the last one of all stays, it carries the epoch.
+      local empty = later == entry_of_charge and lowered == number_at(log, 14 * (later - 1) + 30)
+      if not empty or n == 1 then kept[#kept + 1] = pair(number_at(log, 14 * later + 23), lowered) end
+    end
+    redis.call('SET', log_key, table.concat(kept), 'KEEPTTL')
+  end
+end
+
+for index = 1, #KEYS - 1 - logs do
+  local leases_key = KEYS[1 + logs + index]
+  redis.call('ZREM', leases_key, member)
+end
+if record_ttl == '' then
+  redis.call('UNLINK', record_key)
+elseif record or overrun then
+  redis.call('SET', record_key, '\1c', 'PX', record_ttl)
+end
+return 1
