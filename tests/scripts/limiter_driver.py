@@ -70,7 +70,7 @@ class ScriptUser:
 
 def evaluate(client: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
     """Run a script by its digest; a peek read-only, which fails at the first write, where the server can."""
-    command = "EVALSHA_RO" if script == "peek" and type(client) is Redis else "EVALSHA"
+    command = "EVALSHA_RO" if script.startswith("peek") and type(client) is Redis else "EVALSHA"
     call = (command, load(script).sha1, len(keys), *keys, *arguments)
     try:
         return client.execute_command(*call)
