@@ -135,7 +135,7 @@ class AsyncRedisRateLimiter(Core):
         return await self._charge(keys, cost, identity, remembered_ms)
 
     async def consume_many(self, charges: Sequence[RateLimitCharge | tuple[str, int]]) -> list[RateLimitDecision]:
-        """Several operations in one round trip, each decided on its own, in this order.
+        """Several operations in one round trip, each decided on its own, in whatever order they arrive.
 
         Args:
             charges: as the arguments of `consume`; ``(user_id, tokens)`` will do.

@@ -32,7 +32,7 @@ class ScriptUser:
     def consume(self, now_us: int | str, limit: int, window_ms: int, cost: int, operation: object = None) -> Decision:
         """Charge; without ``operation`` under a name of its own. ``now_us`` may be '' for the server's clock."""
         name = f"own-{next(self._operations)}" if operation is None else operation
-        return self._ask("consume", *self.consume_call(now_us, limit, window_ms, cost, name))
+        return _decision(self.ask("consume", *self.consume_call(now_us, limit, window_ms, cost, name)))
 
     def consume_call(
         self, now_us: int | str, limit: int, window_ms: int, cost: int, operation: object
@@ -41,7 +41,7 @@ class ScriptUser:
         return [self.log, self.operation(operation)], arguments
 
     def peek(self, now_us: int | str, limit: int, window_ms: int, cost: int = 0) -> Decision:
-        return self._ask("peek", [self.log], [limit, window_ms, cost, now_us])
+        return _decision(self.ask("peek", [self.log], [limit, window_ms, cost, now_us]))
 
     def operation(self, operation: object) -> str:
         return f"{self.tag}:{operation}"
@@ -62,10 +62,10 @@ class ScriptUser:
             replies += pipeline.execute()
         return replies
 
-    def _ask(self, script: str, keys: list[str], arguments: list[Any]) -> Decision:
+    def ask(self, script: str, keys: list[str], arguments: list[Any]) -> list[int]:
         replies = [evaluate(client, script, keys, arguments) for client in self.clients]
         assert all(reply == replies[0] for reply in replies), f"the servers differ: {replies}"
-        return _decision(replies[0])
+        return replies[0]
 
 
 def evaluate(client: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

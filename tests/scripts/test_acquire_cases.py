@@ -60,9 +60,7 @@ def test_the_limit_that_refuses_longest_is_named(anywhere: LimitsUser):
     late = anywhere.acquire(START_US + 60_001 * MS, costs(40), "e")
     assert late == Answer(0, 3, day - 60_001, day - 1, (40, 2, 30))
     assert anywhere.acquire(START_US + 60_001 * MS, costs(1), "f").admitted
-    assert anywhere.acquire(START_US + 60_002 * MS, costs(1), "g") == Answer(
-        0, 4, 59_999, day - 1, (39, 1, 29)
-    )
+    assert anywhere.acquire(START_US + 60_002 * MS, costs(1), "g") == Answer(0, 4, 59_999, day - 1, (39, 1, 29))
 
 
 def test_slots_are_freed_by_settling_and_by_time(anywhere: LimitsUser):

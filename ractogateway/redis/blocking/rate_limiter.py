@@ -75,7 +75,7 @@ class RedisRateLimiter(Face[AsyncRedisRateLimiter]):
         return self._run(self._core.consume(user_id, tokens, request_id=request_id, parents=parents))
 
     def consume_many(self, charges: Sequence[RateLimitCharge | tuple[str, int]]) -> list[RateLimitDecision]:
-        """Several operations in one round trip, each decided on its own, in this order."""
+        """Several operations in one round trip, each decided on its own, in whatever order they arrive."""
         return self._run(self._core.consume_many(charges))
 
     def peek(self, user_id: str, tokens: int = 0) -> RateLimitDecision:

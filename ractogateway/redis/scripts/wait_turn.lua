@@ -17,9 +17,9 @@
 -- Error    RGBADLOG: a log is not in this format; nothing was written
 --
 -- FIRST COME, FIRST SERVED. A ticket's number is its place; only the first one may be charged, so small operations do
--- not starve a large one. The others sleep until the budget can hold what is before them and themselves, the longer the
--- further behind, so few come too early. If all that is more than the limits, then until it can hold themselves and as
--- many of the first as the limits allow: before these are charged it cannot be their turn.
+-- not starve a large one. The others sleep until the budget can hold what is before them and themselves, a bit longer
+-- the further behind, so few come too early. If all that is more than the limits, then until it can hold as many of the
+-- first as the limits allow: before these are charged it cannot be their turn.
 -- A TICKET LIVES as long as its owner was told to sleep, and the grace. So one whose owner has died blocks the others for
 -- no longer than the longest sleep and the grace. It is dead for everybody at once: who reads the queue skips it.
 --
@@ -47,27 +47,35 @@ for _, each in ipairs(dead) do is_dead[each] = each ~= ticket end
 
 local number = redis.call('ZSCORE', queue_key, ticket)
 local last_before = number and redis.call('ZRANK', queue_key, ticket) - 1 or -1
-local before, room_for_more = 0, true
+-- Whose costs the budget must hold: of those in line, this one the last, as many of the first as the limits allow.
+local line = {}
 if not number or last_before >= 0 then
   for _, each in ipairs(redis.call('ZRANGE', queue_key, 0, number and math.min(last_before, MOST_BEFORE) or MOST_BEFORE)) do
-    if not is_dead[each] then
-      before = before + 1
-      local tokens = string.sub(each, 17) + 0
-      for index = 1, logs do
-        local place = FIRST_LIMIT + 3 * index - 1
-        if ARGV[place] + (index == by_request and 1 or tokens) > ARGV[place - 2] + 0 then room_for_more = false end
-      end
-      for index = 1, room_for_more and logs or 0 do
-        local place = FIRST_LIMIT + 3 * index - 1
-        ARGV[place] = ARGV[place] + (index == by_request and 1 or tokens)
-      end
-    end
+    if not is_dead[each] then line[#line + 1] = string.sub(each, 17) + 0 end
+  end
+end
+local before = #line
+line[before + 1] = ARGV[FIRST_LIMIT + 2] + 0
+for index = 1, logs do
+  ARGV[FIRST_LIMIT + 3 * index - 1] = 0
+end
+for _, tokens in ipairs(line) do
+  local fit = true
+  for index = 1, logs do
+    local place = FIRST_LIMIT + 3 * index - 1
+    fit = fit and ARGV[place] + (index == by_request and 1 or tokens) <= ARGV[place - 2] + 0
+  end
+  if not fit then break end
+  for index = 1, logs do
+    local place = FIRST_LIMIT + 3 * index - 1
+    ARGV[place] = ARGV[place] + (index == by_request and 1 or tokens)
   end
 end
 
 --#include windows_decide.lua
 
-local fits = before == 0 and retry == 0
+-- A cost above a limit, with which nobody should ask, did not get into the line's sum: it is never charged.
+local fits = before == 0 and retry == 0 and ARGV[FIRST_LIMIT + 2] > 0
 local known = redis.call('EXISTS', record_key) == 1
 local sleep = retry
 if before > 0 then sleep = (retry > 0 and retry or LATE) + STEP * before end

@@ -1,0 +1,297 @@
+"""The rate limiter's promises while replies are lost, while many processes want all of one budget, and while Redis is
+away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from faces import Maker
+from proxy import Proxy
+from servers import Server, wait_until
+
+from ractogateway.errors import RateLimitExceeded, StoreUnavailable
+from ractogateway.redis import AsyncRedisRateLimiter, RateLimitConfig, RateLimitParent, RedisOptions
+
+SCRIPTS = (b"EVALSHA", b"EVAL")
+PATIENT = RedisOptions(timeout_seconds=60.0, stall_seconds=0.05, breaker_failures=1_000_000)
+BRIEF = RedisOptions(timeout_seconds=0.2, breaker_failures=1_000_000)
+MOST = 2**53 - 1
+
+
+@pytest.fixture
+def proxy(any_server: Server) -> Iterator[Proxy]:
+    with Proxy(any_server.url, seed=11) as between:
+        yield between
+
+
+# --- lost replies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operations", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_what_is_charged_is_the_sum_of_distinct_operations(any_server: Server, proxy: Proxy, operations: int):
+    """One reply in ten is lost. A third is consumed under names that two replicas use, a third reserved and settled."""
+    config = RateLimitConfig(max_tokens_per_minute=MOST, max_tokens_per_day=MOST)
+    expected = 0
+
+    async def main() -> None:
+        nonlocal expected
+        replicas = [AsyncRedisRateLimiter(proxy.url, config=config, on_outage="raise", options=PATIENT) for _ in "ab"]
+        chance, turns = random.Random(5), asyncio.Semaphore(64)
+
+        async def perform(number: int, tokens: int, used: int) -> None:
+            async with turns:
+                if number % 3 == 0:
+                    for replica in replicas:
+                        assert (await replica.consume("u", tokens, request_id=f"r{number}")).allowed
+                elif number % 3 == 1:
+                    reservation = await replicas[0].reserve("u", tokens)
+                    assert reservation.decision.allowed
+                    await reservation.settle(used)
+                else:
+                    assert (await replicas[number % 2].consume("u", tokens)).allowed
+
+        work = []
+        for number in range(operations):
+            tokens, used = chance.randrange(1, 1000), chance.randrange(0, 1500)
+            expected += used if number % 3 == 1 else tokens
+            work.append(perform(number, tokens, used))
+        proxy.faults(lose_one_in=10, losing=SCRIPTS)
+        await asyncio.gather(*work)
+        proxy.faults()
+
+    asyncio.run(main())
+    assert proxy.lost >= operations / 10
+    with ExitStack() as stack:
+        limiter = Maker("blocking url", any_server, stack)("limiter", config=config, on_outage="raise")
+        assert MOST - limiter.get_remaining("u") == expected
+
+
+# --- many processes --------------------------------------------------------------------------------------------------
+
+SPENDER = """
+    import asyncio, json, random, sys, time
+    from ractogateway.redis import AsyncRedisRateLimiter, RateLimitConfig
+
+    url, budget, window, until, tasks, seed = sys.argv[1], *map(float, sys.argv[2:])
+
+    async def main():
+        limiter = AsyncRedisRateLimiter(
+            url, config=RateLimitConfig(max_tokens_per_minute=int(budget), window_seconds=window), on_outage="raise"
+        )
+        chance, charges = random.Random(seed), []
+
+        async def spend():
+            while time.time() < until:
+                tokens, sent = chance.randrange(1, max(2, int(budget) // 100)), time.time()
+                decision = await limiter.consume("u", tokens)
+                if decision.allowed:
+                    charges.append((sent, time.time(), tokens))
+                else:
+                    await asyncio.sleep(min(decision.retry_after_seconds, 0.05))
+
+        await limiter.peek("u")
+        await asyncio.gather(*(spend() for _ in range(int(tasks))))
+        print(json.dumps(charges))
+
+    asyncio.run(main())
+"""
+
+
+def saturate(url: str, *, processes: int, tasks: int, budget: int, window: float, until: float) -> list[list[float]]:
+    """Charges of all processes: sent, answered (seconds since the epoch), tokens."""
+    command = [sys.executable, "-c", textwrap.dedent(SPENDER), url, str(budget), str(window), str(until), str(tasks)]
+    running = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True) for number in range(processes)
+    ]
+    charges = [charge for each in running for charge in json.loads(each.communicate(timeout=90)[0])]
+    assert all(each.returncode == 0 for each in running)
+    return sorted(charges)
+
+
+def surely_over(charges: list[list[float]], window: float, budget: int) -> bool:
+    """Whether some window held too much, whenever between sending and answer each charge was made."""
+    for index, (sent, _, _) in enumerate(charges):
+        spent = sum(tokens for _, answered, tokens in charges[index:] if answered < sent + window)
+        if spent > budget:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("processes", "tasks", "windows"),
+    [(2, 8, 3), pytest.param(8, 32, 4, marks=[pytest.mark.slow, pytest.mark.timeout(300)])],
+)
+def test_many_processes_get_the_budget_of_one_user_and_no_more(
+    any_server: Server, processes: int, tasks: int, windows: int
+):
+    budget, window = 10_000, 1.0 if processes == 2 else 3.0
+    start_up = 2.5 if processes == 2 else 15.0
+    now = asyncio.run(_now(any_server))
+    until = now + start_up + windows * window
+    charges = saturate(any_server.url, processes=processes, tasks=tasks, budget=budget, window=window, until=until)
+    assert not surely_over(charges, window, budget)
+    # From the first charge on, the whole budget is wanted all the time: in n windows n budgets can pass, and do.
+    began = charges[0][0]
+    whole = math.floor((until - began) / window)
+    assert whole >= 2
+    spent = sum(tokens for sent, _, tokens in charges if sent < began + whole * window)
+    assert spent >= 0.99 * whole * budget
+
+
+async def _now(server: Server) -> float:
+    seconds, microseconds = server.command("TIME")
+    return int(seconds) + int(microseconds) / 1e6
+
+
+# --- without Redis ---------------------------------------------------------------------------------------------------
+
+FACES = ["async url", "blocking url", "aio of url"]
+LIMITS = RateLimitConfig(max_tokens_per_minute=100, max_requests_per_minute=10, max_concurrent=1)
+
+
+@pytest.fixture(params=FACES)
+def make(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Maker]:
+    with ExitStack() as stack:
+        yield Maker(request.param, proxy, stack)
+
+
+def test_a_reservation_without_redis_is_a_decision_of_this_process(make: Maker, proxy: Proxy):
+    limiter = make("limiter", config=LIMITS, local_share=0.5, options=BRIEF)
+    with proxy.refusing():
+        with limiter.reserve("u", 30) as reservation:
+            assert (reservation.decision.allowed, reservation.decision.degraded) == (True, True)
+            assert limiter.reserve("u", 21).decision.violated == "tokens_per_window"
+            assert reservation.settle(10) is False, "it is never told to the server, nor taken back"
+        with pytest.raises(RateLimitExceeded) as caught, limiter.reserve("u", 21):
+            pass
+        assert caught.value.decision.degraded
+        assert [limiter.consume("v", 1).allowed for _ in range(6)] == [True] * 5 + [False], "requests are shared, too"
+        assert limiter.consume("v", 1).violated == "requests_per_minute"
+        assert [each.degraded for each in limiter.consume_many([("w", 1), ("w", 50)])] == [True, True]
+    wait_until(lambda: not limiter.peek("u").degraded, what="Redis deciding again")
+    assert limiter.get_remaining("u") == 100
+
+
+def test_a_settlement_that_did_not_get_through_may_be_tried_again(make: Maker, proxy: Proxy):
+    limiter = make("limiter", config=LIMITS, options=BRIEF)
+    reservation = limiter.reserve("u", 60)
+    with proxy.refusing():
+        assert reservation.settle(10) is False
+        assert reservation.settle(10) is False
+    wait_until(lambda: reservation.settle(10), what="the settlement getting through")
+    assert limiter.get_remaining("u") == 90
+
+
+def test_a_block_that_is_left_without_redis_raises_nothing_of_its_own(make: Maker, proxy: Proxy):
+    limiter = make("limiter", config=LIMITS, on_outage="raise", options=BRIEF)
+    with limiter.reserve("u", 60):
+        proxy.shut()
+    with pytest.raises(StoreUnavailable):
+        limiter.reserve("u", 1)
+    with pytest.raises(StoreUnavailable):
+        limiter.wait("u", 1, timeout_seconds=5)
+    proxy.reopen()
+
+
+@pytest.mark.parametrize(("policy", "allowed"), [("allow", True), ("deny", False), ("local", True)])
+def test_waiting_without_redis_is_decided_by_the_policy(make: Maker, proxy: Proxy, policy: str, allowed: bool):
+    limiter = make("limiter", config=LIMITS, on_outage=policy, options=BRIEF)
+    limiter.consume("u", 50)
+    with proxy.refusing():
+        decision = limiter.wait("u", 60, timeout_seconds=0.3)
+        assert (decision.allowed, decision.degraded) == (allowed, True)
+
+
+def test_who_waits_through_an_outage_is_served_after_it(make: Maker, proxy: Proxy):
+    limiter = make("limiter", config=LIMITS, on_outage="deny", options=BRIEF)
+    proxy.shut()
+    asyncio.run(_later(proxy.reopen, 0.5))
+    assert limiter.wait("u", 60, timeout_seconds=20).allowed
+
+
+async def _later(function, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    function()
+
+
+# --- cancelled tasks -------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_waiter_leaves_the_queue(any_server: Server):
+    config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=1.0)
+
+    async def main() -> list[str]:
+        limiter = AsyncRedisRateLimiter(any_server.url, config=config, on_outage="raise")
+        await limiter.consume("u", 60)
+        first = asyncio.create_task(limiter.wait("u", 100, timeout_seconds=30))
+        while not any_server.command("KEYS", "*queue"):  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(limiter.wait("u", 30, timeout_seconds=30))
+        while any_server.command("ZCARD", any_server.command("KEYS", "*queue")[0]) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        assert (await second).allowed
+        return any_server.command("KEYS", "*queue*")
+
+    assert asyncio.run(main()) == []
+
+
+def test_a_cancelled_task_keeps_its_charge_and_frees_its_slot(any_server: Server):
+    config = RateLimitConfig(max_tokens_per_minute=100, max_concurrent=1)
+
+    async def main() -> None:
+        limiter = AsyncRedisRateLimiter(any_server.url, config=config, on_outage="raise")
+        entered = asyncio.Event()
+
+        async def stream() -> None:
+            async with limiter.reserve("u", 60):
+                entered.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(stream())
+        await entered.wait()
+        assert (await limiter.reserve("u", 1)).decision.violated == "concurrent"
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert await limiter.get_remaining("u") == 40
+        assert (await limiter.reserve("u", 1)).decision.allowed
+
+    asyncio.run(main())
+
+
+# --- parents in slots of their own -----------------------------------------------------------------------------------
+
+
+def test_owners_that_no_script_reaches_together_are_asked_apart_and_refunded(any_server: Server):
+    """As in a cluster, over one server: `tests/transport_topologies` has the real one."""
+    config = RateLimitConfig(max_tokens_per_minute=1_000, max_requests_per_minute=5, max_concurrent=1)
+    parents = ["org", RateLimitParent("model", RateLimitConfig(max_tokens_per_minute=300, key_prefix="models"))]
+    with ExitStack() as stack:
+        limiter = Maker("blocking url", any_server, stack)("limiter", config=config, on_outage="raise")
+        limiter._core._clustered = True
+        assert limiter.consume("u", 200, parents=parents, request_id="r").remaining == 100
+        assert limiter.consume("u", 200, parents=parents, request_id="r").remaining == 100
+        refused = limiter.consume("u", 101, parents=parents, request_id="s")
+        assert (refused.allowed, refused.violated, refused.remaining) == (False, "parents[1].tokens_per_window", 100)
+        assert [limiter.get_remaining(owner) for owner in ("u", "org")] == [800, 800]
+        for _ in range(10):
+            assert not limiter.consume("u", 101, parents=parents).allowed, "requests were refunded, too"
+        reservation = limiter.reserve("u", 100, parents=parents)
+        assert reservation.decision.allowed
+        assert limiter.reserve("v", 1, parents=parents).decision.violated == "parents[0].concurrent"
+        assert limiter.reserve("v", 1).decision.allowed, "its own slot was given back"
+        assert reservation.settle(50)
+        assert [limiter.get_remaining(owner) for owner in ("u", "org")] == [750, 750]
+        assert limiter.consume("u", 50, parents=parents, request_id="s").allowed, "a refused name may try again"
