@@ -1,4 +1,4 @@
-"""Server time of `consume.lua`: by token count and by state, beside throttled-py's GCRA script.
+"""Server time of the limiter's scripts: by token count, state and number of limits, beside throttled-py's GCRA script.
 
     python benchmarks/limiter_script.py [--url redis://…] [--calls 500] [--rounds 30] [--pipeline 1]
 
@@ -62,6 +62,43 @@ def consume(client: redis.Redis, state: str, *, users: int = 1, limit: int = END
     return arguments
 
 
+LIMITS = ((ENDLESS, WINDOW_MS), (ENDLESS, 60_000), (ENDLESS, 86_400_000))
+"""Tokens of a window, requests, tokens of a day."""
+
+
+def acquire(client: redis.Redis, state: str, *, limits: int, slots: bool = False, cost: int = 1, users: int = 1) -> Row:
+    """Several limits with an operation record, and a lease."""
+    sha = client.script_load(load("acquire").source)
+    user = itertools.cycle(range(users))
+    budgets = [figure for limit, window in LIMITS[:limits] for figure in (limit, window, cost)]
+
+    def arguments() -> Arguments:
+        tag = f"bench:{{{state}{next(user)}}}"
+        operation = os.urandom(8).hex()
+        keys = [f"{tag}:{operation}", *(f"{tag}:log{number}" for number in range(limits))]
+        sets = [f"{tag}:leases"] if slots else []
+        # Leases of 200 ms: some end at every moment, as they do when reservations are settled.
+        most = [1_000_000] if slots else []
+        call = (WINDOW_MS, ENTRIES, "", operation, 200, limits, *budgets, *most)
+        return sha, len(keys) + len(sets), *keys, *sets, *call
+
+    return arguments
+
+
+def settle(client: redis.Redis, state: str, *, limits: int) -> Row:
+    """Refunds of reservations that were made a moment ago."""
+    sha = client.script_load(load("settle").source)
+    reserve = acquire(client, state, limits=limits, cost=1000)
+    figures = [figure for _, window in LIMITS[:limits] for figure in (window, 1000, 10)]
+
+    def arguments() -> Arguments:
+        made = reserve()
+        client.execute_command("EVAL", load("acquire").source, *made[1:])  # counted apart from EVALSHA
+        return sha, made[1], *made[2 : 2 + made[1]], 2000, ENTRIES, "", "", limits, *figures
+
+    return arguments
+
+
 def peek(client: redis.Redis, state: str) -> Row:
     sha = client.script_load(load("peek").source)
     return lambda: (sha, 1, f"bench:{{{state}0}}:log", ENDLESS, WINDOW_MS, 1, "")
@@ -97,6 +134,13 @@ def rows_of(client: redis.Redis) -> dict[str, Row]:
         "consume, cost 1,000,000": consume(client, "b", users=USERS, cost=1_000_000),
         "consume, one user, full log": consume(client, "c"),
         "consume, one user, full, 1,000,000": consume(client, "d", cost=1_000_000),
+        "acquire, one limit": acquire(client, "e", limits=1, users=USERS),
+        "acquire, three limits": acquire(client, "f", limits=3, users=USERS),
+        "acquire, three limits and a lease": acquire(client, "g", limits=3, slots=True, users=USERS),
+        "the same, one user, full logs": acquire(client, "h", limits=3, slots=True),
+        "the same, 1,000,000": acquire(client, "i", limits=3, slots=True, cost=1_000_000),
+        "settle, one limit, full log": settle(client, "j", limits=1),
+        "settle, three limits, full logs": settle(client, "k", limits=3),
         "consume, refused": consume(client, "c", limit=1),
         "peek, full log": peek(client, "c"),
     }

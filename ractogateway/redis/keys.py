@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TAG_BYTES = 16
 
@@ -72,6 +73,7 @@ class LimiterKeys:
     _base: bytes
 
     @classmethod
+    @lru_cache(maxsize=1024)  # a quarter of what a check costs this process, and users come back
     def of(cls, prefix: str, user_id: str) -> LimiterKeys:
         """The keys of one user."""
         start, tag = _bytes(prefix), _tag(b"limiter", prefix, "", user_id)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from servers import wait_until
 
@@ -126,28 +124,6 @@ def test_waiting_ends_with_its_time(make):
     assert 55 < refused.retry_after_seconds <= 60.001
     limiter.reset("u")
     assert limiter.wait("u", 1_000, timeout_seconds=5).allowed, "the place in the queue was given up"
-
-
-def test_who_came_first_is_served_first(make):
-    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.15))
-    served: list[int] = []
-
-    def wait(number: int, tokens: int, queued: threading.Event) -> None:
-        queued.set()
-        assert limiter.wait("u", tokens, timeout_seconds=30).allowed
-        served.append(number)
-
-    limiter.consume("u", 70)
-    with ThreadPoolExecutor(4) as waiters:
-        futures = []
-        for number, tokens in enumerate([100, 20, 70, 100]):
-            queued = threading.Event()
-            futures.append(waiters.submit(wait, number, tokens, queued))
-            assert queued.wait(5)
-            time.sleep(0.01)  # until its first command has arrived: nothing tells when
-        for future in futures:
-            future.result(30)
-    assert served == [0, 1, 2, 3]
 
 
 def test_slices_of_the_budget_are_spent_and_not_overspent(make):

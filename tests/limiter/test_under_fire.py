@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -221,6 +222,33 @@ def test_who_waits_through_an_outage_is_served_after_it(make: Maker, proxy: Prox
 async def _later(function, seconds: float) -> None:
     await asyncio.sleep(seconds)
     function()
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def waiting(server: Server) -> int:
+    return sum(server.command("ZCARD", key) for key in server.command("KEYS", "*:queue"))
+
+
+def test_who_came_first_is_served_first_on_whatever_replica(make: Maker, any_server: Server):
+    config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.5)
+    replicas = [make("limiter", config=config, on_outage="raise") for _ in range(2)]
+    served: list[int] = []
+
+    def wait(number: int, tokens: int) -> None:
+        assert replicas[number % 2].wait("u", tokens, timeout_seconds=30).allowed
+        served.append(number)
+
+    replicas[0].consume("u", 70)
+    with ThreadPoolExecutor(4) as waiters:
+        futures = []
+        for number, tokens in enumerate([100, 20, 70, 100]):
+            futures.append(waiters.submit(wait, number, tokens))
+            wait_until(lambda: waiting(any_server) > number or served, what="its place in the queue")
+        for future in futures:
+            future.result(30)
+    assert served == [0, 1, 2, 3]
 
 
 # --- cancelled tasks -------------------------------------------------------------------------------------------------
