@@ -41,7 +41,7 @@ async def charge(port: Port, attempts: Sequence[Attempt], *, undo_seconds: float
     undone = [
         operation
         for attempt, own in zip(attempts, replies, strict=True)
-        if not all(reply.admitted for reply in own)
+        if len(own) > 1 and not all(reply.admitted for reply in own)
         for operation, reply in zip(attempt.operations, own, strict=True)
         if reply.admitted and not reply.repeated
     ]
@@ -73,6 +73,15 @@ def decision_of_window(window: Limit, reply: BudgetReply) -> RateLimitDecision:
 
 def decision_of(operations: Sequence[Operation], replies: Sequence[BudgetReply]) -> RateLimitDecision:
     """What a user is told of an operation that these slots have answered."""
+    if len(replies) == 1 and replies[0].admitted:
+        (operation,), (reply,) = operations, replies
+        return RateLimitDecision(
+            allowed=True,
+            limit=operation.windows[0][1].most,
+            remaining=_tokens_left(operation, reply, undone=False),
+            retry_after_seconds=0.0,
+            reset_after_seconds=reply.reset_after_ms / 1000,
+        )
     waits = [math.inf if reply.retry_after_ms < 0 else reply.retry_after_ms / 1000 for reply in replies]
     allowed = all(reply.admitted for reply in replies)
     latest = max(range(len(replies)), key=lambda slot: (not replies[slot].admitted, waits[slot]))
@@ -88,11 +97,8 @@ def decision_of(operations: Sequence[Operation], replies: Sequence[BudgetReply])
 
 def _tokens_left(operation: Operation, reply: BudgetReply, *, undone: bool) -> int:
     given_back = operation.tokens if undone and reply.admitted and not reply.repeated else 0
-    return min(
-        left + given_back
-        for left, (_, limit) in zip(reply.remaining, operation.windows, strict=True)
-        if not limit.per_request
-    )
+    rooms = zip(reply.remaining, operation.windows, strict=True)
+    return given_back + min([left for left, (_, limit) in rooms if not limit.per_request])
 
 
 def _name(operation: Operation, refused: int) -> str:

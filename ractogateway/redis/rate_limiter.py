@@ -256,7 +256,7 @@ class AsyncRedisRateLimiter(Core):
 
     def _operations(self, scopes: Sequence[Scope], identity: bytes, cost: int, *, reserves: bool) -> list[Operation]:
         groups = together(scopes, clustered=self._clustered)
-        return [Operation(group, identity, cost, reserves) for group in groups]
+        return [Operation(group, identity, cost, reserves=reserves) for group in groups]
 
     async def _charge(self, keys: LimiterKeys, cost: int, identity: bytes, remembered_ms: int) -> RateLimitDecision:
         """The short way: one limit of one user."""

@@ -9,7 +9,7 @@ from faces import FACES, Maker
 
 from ractogateway.errors import RactoGatewayError
 from ractogateway.messages import LLMResponse
-from ractogateway.redis import RateLimitConfig
+from ractogateway.redis import BudgetLeases, RateLimitCharge, RateLimitConfig, RateLimitParent
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
@@ -61,12 +61,19 @@ def test_ids(make, bad, kind):
     refused(kind, limiter.consume, bad, 1)
     refused(kind, limiter.get_remaining, bad)
     refused(kind, limiter.reset, bad)
+    refused(kind, limiter.reserve, bad, 1)
+    refused(kind, limiter.wait, bad, 1, timeout_seconds=1)
+    refused(kind, limiter.consume_many, [("u", 1), (bad, 1)])
+    refused(kind, limiter.consume, "u", 1, parents=["org", bad])
+    refused(kind, limiter.reserve, "u", 1, parents=[RateLimitParent(bad, RateLimitConfig())])
     refused(kind, memory.append, bad, "user", "hi")
     refused(kind, memory.get_history, bad)
     refused(kind, memory.count, bad)
     refused(kind, memory.clear, bad)
     if bad is not None:  # None: no request id
         refused(kind, limiter.consume, "u", 1, request_id=bad)
+        refused(kind, limiter.reserve, "u", 1, request_id=bad)
+        refused(kind, limiter.consume_many, [RateLimitCharge("u", 1, bad)])
         refused(kind, memory.append, "c", "user", "hi", request_id=bad)
 
 
@@ -75,6 +82,10 @@ def test_token_counts(make, bad, kind):
     limiter = make("limiter")
     refused(kind, limiter.check_and_consume, "u", bad)
     refused(kind, limiter.consume, "u", bad)
+    refused(kind, limiter.consume, "u", bad, parents=["org"])
+    refused(kind, limiter.reserve, "u", bad)
+    refused(kind, limiter.wait, "u", bad, timeout_seconds=1)
+    refused(kind, limiter.consume_many, [("u", 1), ("u", bad)])
     if bad != 0 or isinstance(bad, bool):
         refused(kind, limiter.peek, "u", bad)
     refused(kind, make("cache").put, "q", "", "m", 0.0, bad, ANSWER)
@@ -167,6 +178,64 @@ def test_outage_policies_that_do_not_exist(make):
 @pytest.mark.parametrize(("share", "kind"), [(0, ValueError), (1.1, ValueError), (True, TypeError), ("1", TypeError)])
 def test_local_shares(make, share, kind):
     refused(kind, make, "limiter", local_share=share)
+
+
+@pytest.mark.parametrize(("bad", "kind"), [*BAD_TTLS, (32 * 86_400, ValueError), (None, TypeError)])
+def test_durations(make, bad, kind):
+    limiter = make("limiter")
+    refused(kind, limiter.reserve, "u", 1, lease_seconds=bad)
+    if bad not in (0, 0.0009) or isinstance(bad, bool):  # not to wait at all is legal
+        refused(kind, limiter.wait, "u", 1, timeout_seconds=bad)
+
+
+@pytest.mark.parametrize(
+    ("parents", "kind"),
+    [
+        ("org", TypeError),
+        (b"org", TypeError),
+        ({"org"}, TypeError),
+        (None, TypeError),
+        (["u"], ValueError),
+        (["org", "org"], ValueError),
+        ([RateLimitParent("org", {"max_tokens_per_minute": 1})], TypeError),
+    ],
+)
+def test_parents_that_are_none(make, parents, kind):
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_day=1))
+    refused(kind, limiter.consume, "u", 1, parents=parents)
+    refused(kind, limiter.reserve, "u", 1, parents=parents)
+
+
+@pytest.mark.parametrize("charges", ["u", {"u": 1}, None, ["u"], [()], [("u", 1, None, (), 5)], [["u", 1]]])
+def test_charges_that_are_none(make, charges):
+    refused((TypeError, ValueError), make("limiter").consume_many, charges)
+
+
+def test_what_was_used(make):
+    for bad, kind in BAD_TOKENS[1:]:
+        reservation = make("limiter", on_outage="raise").reserve("u", 2)
+        refused(kind, reservation.settle, bad)
+        assert reservation.cancel()
+    make("limiter").reset("u")
+    if "fake" not in make.face:
+        make._server.flush()  # records of what was cancelled
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_requests_per_minute": 0}, {"max_tokens_per_day": 1.5}, {"max_concurrent": True}, {"max_rpm": 1}]
+)
+def test_limits_that_are_none(limits):
+    with pytest.raises((TypeError, ValueError)):
+        RateLimitConfig(**limits)
+
+
+def test_slices_of_a_budget(make):
+    several = RateLimitConfig(max_requests_per_minute=1)
+    refused(ValueError, make, "limiter", config=several, budget_leases=BudgetLeases())
+    refused(TypeError, make, "limiter", budget_leases=0.5)
+    for wrong in ({"seconds": 2.0}, {"share": 0.0}, {"seconds": 0.001}):
+        with pytest.raises(ValueError):
+            BudgetLeases(**wrong)
 
 
 @pytest.mark.parametrize("config", [{}, 5, "x", RateLimitConfig])

@@ -84,6 +84,30 @@ def test_the_tools_work_on_every_face(nodes, face):
         assert memory.count("conversation 4") == 2
 
 
+@BOTH
+@pytest.mark.parametrize("face", ["async url", "blocking url", "async client", "blocking client", "aio of client"])
+@pytest.mark.parametrize("prefix", ["limits", "{one slot}:limits"])
+def test_limits_of_parents_on_other_nodes(nodes, face, prefix):
+    """All or nothing, whether one script reaches all of them or not."""
+    config = RateLimitConfig(key_prefix=prefix, max_tokens_per_minute=100, max_requests_per_minute=9, max_concurrent=1)
+    with ExitStack() as stack:
+        limiter = ClusterMaker(face, nodes, stack)("limiter", config=config, on_outage="raise")
+        for number in range(6):
+            user, parents = f"user {number}", [f"organisation {number}", f"model {number}"]
+            assert limiter.consume(user, 60, parents=parents).allowed
+            assert limiter.consume(parents[1], 30).allowed
+            refused = limiter.consume(user, 20, parents=parents)
+            assert (refused.allowed, refused.violated) == (False, "parents[1].tokens_per_window")
+            assert [limiter.get_remaining(owner) for owner in (user, *parents)] == [40, 40, 10]
+            reservation = limiter.reserve(user, 10, parents=parents)
+            assert limiter.reserve(user, 10, parents=parents).decision.violated.endswith("concurrent")
+            assert reservation.settle(5)
+            assert [limiter.get_remaining(owner) for owner in (user, *parents)] == [35, 35, 5]
+            assert limiter.wait(user, 35, timeout_seconds=5).allowed
+        decisions = limiter.consume_many([(f"other {number}", 101 if number == 3 else 1) for number in range(6)])
+        assert [decision.allowed for decision in decisions] == [True, True, True, False, True, True]
+
+
 # It does not close all of them before it forgets them, either.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_client_of_redis_py_shows_nothing_of_its_inside(nodes):

@@ -51,7 +51,7 @@ class SliceReply(NamedTuple):
     granted: int
 
 
-class Operation(NamedTuple):
+class Operation:
     """One operation over the scopes that one script touches.
 
     Attributes:
@@ -59,24 +59,18 @@ class Operation(NamedTuple):
         identity: 16 bytes.
         tokens: what it costs.
         reserves: it is a reservation: it takes slots, and is apart from a charge of the same identity.
+        windows: the limits that are windows, as the script numbers them.
+        slots: the sets of leases in which it takes a slot, and how many slots these have.
     """
 
-    scopes: Sequence[Scope]
-    identity: bytes
-    tokens: int
-    reserves: bool
+    __slots__ = ("identity", "reserves", "scopes", "slots", "tokens", "windows")
 
-    @property
-    def windows(self) -> list[tuple[LimiterKeys, Limit]]:
-        """The limits that are windows, as the script numbers them."""
-        return [(scope.keys, limit) for scope in self.scopes for limit in scope.limits.windows]
-
-    @property
-    def slots(self) -> list[tuple[LimiterKeys, int]]:
-        """The sets of leases in which the operation takes a slot."""
-        if not self.reserves:
-            return []
-        return [(scope.keys, scope.limits.slots) for scope in self.scopes if scope.limits.slots is not None]
+    def __init__(self, scopes: Sequence[Scope], identity: bytes, tokens: int, *, reserves: bool) -> None:
+        self.scopes, self.identity, self.tokens, self.reserves = scopes, identity, tokens, reserves
+        self.windows = [(scope.keys, limit) for scope in scopes for limit in scope.limits.windows]
+        self.slots = [
+            (scope.keys, scope.limits.slots) for scope in scopes if reserves and scope.limits.slots is not None
+        ]
 
     @property
     def record(self) -> bytes:
@@ -87,8 +81,8 @@ class Operation(NamedTuple):
     @property
     def keys(self) -> tuple[bytes, ...]:
         """The keys of the scripts that charge and settle it."""
-        logs = (limit.key_of(keys) for keys, limit in self.windows)
-        return (self.record, *logs, *(keys.leases for keys, _ in self.slots))
+        logs = [limit.key_of(keys) for keys, limit in self.windows]
+        return (self.record, *logs, *[keys.leases for keys, _ in self.slots])
 
 
 def charge(
@@ -103,8 +97,8 @@ def charge(
 def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> Call[BudgetReply]:
     """Charge an operation to all its limits and take its slots, or do nothing."""
     limits = _limits(operation.windows, operation.tokens)
-    arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(limits) // 3)
-    slots = (most for _, most in operation.slots)
+    arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(operation.windows))
+    slots = [most for _, most in operation.slots]
     return script_call(load("acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
 
 
