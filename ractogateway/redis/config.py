@@ -133,7 +133,7 @@ class RateLimitDecision:
         reset_after_seconds: when the whole budget is free again if nobody spends.
         violated: the name of the limit that refused, None when allowed: ``tokens_per_window``, ``requests_per_minute``,
             ``tokens_per_day`` or ``concurrent``; that of a parent as in ``parents[0].tokens_per_window``. If several
-            refused, the one that will do so longest.
+            refused, the one that will do so longest. ``queue`` if a `wait` ended and only others were before it.
         degraded: decided without Redis, by ``on_outage``; such decisions stand outside the guarantee.
     """
 

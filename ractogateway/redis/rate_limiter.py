@@ -120,7 +120,7 @@ class AsyncRedisRateLimiter(Core):
             request_id: any non-empty string that names this operation of this user.
             parents: whose limits hold, too; see the class.
         """
-        if parents or not self._only_window:
+        if not self._only_window or parents != ():
             (decision,) = await self._consume_many([RateLimitCharge(user_id, tokens, request_id, parents)])
             return decision
         check_id("user_id", user_id)
@@ -199,6 +199,7 @@ class AsyncRedisRateLimiter(Core):
         else:
             identity, forgotten_ms = self._named(request_id, max(longest_ms, lease_ms))
         holding = Holding(
+            named=request_id is not None,
             port=self._port,
             outage=self._outage,
             patience_seconds=self._total_seconds,
@@ -348,6 +349,10 @@ class AsyncRedisRateLimiter(Core):
             ((*replies,),) = await charge(self._port, [attempt], undo_seconds=self._total_seconds)
         except StoreUnavailable as error:
             return AsyncReservation(self._degraded(error, began, scopes, cost), cost, None)
+        except BaseException:  # cancelled: nobody will settle what may have been charged, nor free its slot
+            if not holding.named:
+                await self._port.cleanup(holding.abandon, seconds=self._total_seconds)
+            raise
         self._outage.succeeded()
         decision = decision_of(holding.operations, replies)
         return AsyncReservation(decision, cost, holding if decision.allowed else None)

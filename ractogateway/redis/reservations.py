@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ractogateway._checks import check_tokens
-from ractogateway.errors import RateLimitExceeded, StoreUnavailable
+from ractogateway.errors import RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import limiter_calls as calls
@@ -27,6 +28,7 @@ class Holding:
         patience_seconds: how long a slot is tried to be freed when a block is left.
         operations: one for each slot of the cluster that holds limits of it.
         open_ms, closed_ms: how long its record is kept while it is open, and once it is settled.
+        named: the caller chose its identity, so somebody else may hold the same reservation.
         raises: whether an outage raises.
     """
 
@@ -37,6 +39,7 @@ class Holding:
     lease_ms: int
     open_ms: int
     closed_ms: int
+    named: bool
     raises: bool
 
     @property
@@ -61,6 +64,11 @@ class Holding:
         if len(pending) == 1:
             return await self.port.run(pending[0])
         return any(await self.port.run_many(pending))
+
+    async def abandon(self) -> None:
+        """Undo what a caller that is gone may have charged. It takes the way of the charge, and so comes after it."""
+        with suppress(StoreError):
+            await self.settle(0, whole=True)
 
 
 class AsyncReservation:
@@ -98,8 +106,8 @@ class AsyncReservation:
 
     @property
     def slot_lost(self) -> bool:
-        """Whether this reservation's slot was given to somebody else: this process could not renew it in time."""
-        return any(heartbeat.ended for heartbeat in self._heartbeats)
+        """Whether the slot of this open reservation was given to somebody else: it could not be renewed in time."""
+        return self._holding is not None and any(heartbeat.ended for heartbeat in self._heartbeats)
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import wait_until
 
-from ractogateway.redis import RateLimitConfig, RedisOptions, RedisRateLimiter
+from ractogateway.errors import RateLimitExceeded
+from ractogateway.redis import RateLimitConfig, RateLimitParent, RedisOptions, RedisRateLimiter
 
 
 @pytest.fixture
@@ -76,6 +77,63 @@ def test_replicas_and_threads_spend_one_budget(any_server):
     with ThreadPoolExecutor(16) as threads:
         answers = threads.map(lambda number: replicas[number % 4].check_and_consume("u-42", 100), range(64))
     assert sum(answers) == 10
+
+
+def test_several_limits_hold_together(any_server):
+    config = RateLimitConfig(max_tokens_per_minute=1_000, max_requests_per_minute=2, max_tokens_per_day=1_500)
+    limiter = RedisRateLimiter(url=any_server.url, config=config)
+    assert limiter.consume("u-42", 1_001).violated == "tokens_per_window"
+    assert limiter.consume("u-42", 400).allowed
+    assert limiter.consume("u-42", 400).allowed
+    assert limiter.consume("u-42", 1).violated == "requests_per_minute"
+
+
+def test_an_organisation_may_have_limits_too(any_server, limiter):
+    acme = RateLimitParent("acme", RateLimitConfig(max_tokens_per_minute=6_000, key_prefix="organisations"))
+    assert limiter.consume("u-42", 4_000, parents=[acme]).allowed
+    assert limiter.consume("u-43", 4_000, parents=[acme]).violated == "parents[0].tokens_per_window"
+    assert limiter.get_remaining("u-43") == 5_000, "all or nothing"
+
+
+def test_an_estimate_is_reserved_and_settled_to_what_was_used(limiter):
+    with limiter.reserve("u-42", 2_000) as reservation:
+        assert limiter.get_remaining("u-42") == 3_000
+        reservation.settle(700)
+    assert limiter.get_remaining("u-42") == 4_300
+
+
+def test_what_was_used_beyond_the_estimate_is_charged(limiter):
+    with limiter.reserve("u-42", 2_000) as reservation:
+        reservation.settle(5_500)
+    assert limiter.get_remaining("u-42") == 0
+
+
+def test_an_unsettled_reservation_keeps_its_charge_and_a_cancelled_one_does_not(limiter):
+    with limiter.reserve("u-42", 1_000):
+        pass
+    with limiter.reserve("u-42", 1_000) as reservation:
+        reservation.cancel()
+    assert limiter.get_remaining("u-42") == 4_000
+
+
+def test_a_refused_reservation_raises_when_it_is_entered(limiter):
+    with pytest.raises(RateLimitExceeded) as refused, limiter.reserve("u-42", 5_001):
+        pass
+    assert refused.value.decision.retry_after_seconds == math.inf
+
+
+def test_so_many_may_be_under_way_at_one_time(any_server):
+    limiter = RedisRateLimiter(url=any_server.url, config=RateLimitConfig(max_concurrent=1))
+    with limiter.reserve("u-42", 100):
+        assert limiter.reserve("u-42", 100).decision.violated == "concurrent"
+    assert limiter.reserve("u-42", 100).decision.allowed
+
+
+def test_who_waits_is_served_as_soon_as_the_budget_allows(any_server):
+    config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.1)
+    limiter = RedisRateLimiter(url=any_server.url, config=config)
+    limiter.consume("u-42", 100)
+    assert limiter.wait("u-42", 100, timeout_seconds=5.0).allowed
 
 
 def test_reset_gives_the_budget_back(limiter):

@@ -299,6 +299,25 @@ def test_a_cancelled_task_keeps_its_charge_and_frees_its_slot(any_server: Server
     asyncio.run(main())
 
 
+def test_a_reservation_that_is_cancelled_before_it_is_there_leaves_nothing(any_server: Server, proxy: Proxy):
+    config = RateLimitConfig(max_tokens_per_minute=100, max_concurrent=1)
+
+    async def main() -> None:
+        limiter = AsyncRedisRateLimiter(proxy.url, config=config, on_outage="raise")
+        await limiter.peek("u")
+        proxy.faults(delay_seconds=0.2)
+        task = asyncio.create_task(limiter.reserve("u", 60).made())
+        while not any_server.command("KEYS", "*:leases"):  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        proxy.faults()
+        assert (await limiter.reserve("u", 100)).decision.allowed
+
+    asyncio.run(main())
+
+
 # --- parents in slots of their own -----------------------------------------------------------------------------------
 
 
