@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from binascii import b2a_base64
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,11 +107,11 @@ class LimiterKeys:
 
     def operation(self, operation_id: bytes) -> bytes:
         """The key that remembers that an operation was charged."""
-        return self._base + b"op:" + _text(operation_id)
+        return self._base + b"op:" + b2a_base64(operation_id, newline=False)
 
     def reservation(self, operation_id: bytes) -> bytes:
         """The key that remembers a reservation, and where it was charged."""
-        return self._base + b"hold:" + _text(operation_id)
+        return self._base + b"hold:" + b2a_base64(operation_id, newline=False)
 
 
 def _own_tag(prefix: bytes) -> bytes:

@@ -138,7 +138,8 @@ class AsyncRedisRateLimiter(Core):
         """Several operations in one round trip, each decided on its own, in whatever order they arrive.
 
         Args:
-            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do.
+            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do. (A ``client=`` that was given sends
+                them as it sends commands: a blocking one waits for each reply.)
         """
         if isinstance(charges, (str, bytes)) or not isinstance(charges, Sequence):
             raise InvalidTypeError(f"charges must be a sequence of RateLimitCharge, not {type(charges).__name__}")

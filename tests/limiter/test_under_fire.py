@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from proxy import Proxy
 from servers import Server, wait_until
 
 from ractogateway.errors import RateLimitExceeded, StoreUnavailable
-from ractogateway.redis import AsyncRedisRateLimiter, RateLimitConfig, RateLimitParent, RedisOptions
+from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RateLimitParent, RedisOptions
 
 SCRIPTS = (b"EVALSHA", b"EVAL")
 PATIENT = RedisOptions(timeout_seconds=60.0, stall_seconds=0.05, breaker_failures=1_000_000)
@@ -146,6 +147,34 @@ def test_many_processes_get_the_budget_of_one_user_and_no_more(
     assert whole >= 2
     spent = sum(tokens for sent, _, tokens in charges if sent < began + whole * window)
     assert spent >= 0.99 * whole * budget
+
+
+def test_replicas_that_spend_slices_of_the_budget_do_not_overspend_it(any_server: Server):
+    """When a slice is spent, only its replica knows: here the test, to some microseconds."""
+    budget, window = 2_000, 0.4
+    config, leases = RateLimitConfig(max_tokens_per_minute=budget, window_seconds=window), BudgetLeases(seconds=0.1)
+    charges: list[list[float]] = []
+
+    async def spend(limiter: AsyncRedisRateLimiter, until: float, chance: random.Random) -> None:
+        while (sent := time.monotonic()) < until:
+            tokens = chance.randrange(1, 10)
+            decision = await limiter.consume("u", tokens)
+            if decision.allowed:
+                charges.append([sent, time.monotonic(), tokens])
+            await asyncio.sleep(0 if decision.allowed else min(decision.retry_after_seconds, 0.01))
+
+    async def main() -> None:
+        replicas = [
+            AsyncRedisRateLimiter(any_server.url, config=config, budget_leases=leases, on_outage="raise") for _ in "abc"
+        ]
+        until = time.monotonic() + 5 * window
+        await asyncio.gather(*(spend(replicas[n % 3], until, random.Random(n)) for n in range(12)))
+
+    asyncio.run(main())
+    assert not surely_over(sorted(charges), window, budget)
+    assert sum(tokens for _, _, tokens in charges) > 2 * budget
+    at_once = sum(answered - sent < 0.0001 for sent, answered, _ in charges)
+    assert at_once > len(charges) / 4, "many were spent without asking"
 
 
 async def _now(server: Server) -> float:

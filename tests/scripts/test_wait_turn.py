@@ -189,6 +189,20 @@ def test_an_answer_that_was_lost_is_given_again(anywhere: LimitsUser):
     assert anywhere.wait_turn(START_US + MS, [40, 1], "waiter 000000003", by_request=2)[1].admitted == 1
 
 
+def test_nobody_passes_one_whose_turn_has_come(anywhere: LimitsUser):
+    first, second = "waiter 000000001", "waiter 000000002"
+    anywhere.acquire(START_US, [100, 1], "before")
+    assert anywhere.wait_turn(START_US + MS, [60, 1], first, by_request=2)[0] == 2000
+    due = START_US + WINDOW_MS * MS
+    for at in range(START_US + 2000 * MS, due, 1000 * MS):
+        anywhere.wait_turn(at, [60, 1], first, by_request=2)
+    sleep_ms, answer = anywhere.wait_turn(due, [20, 1], second, by_request=2)
+    assert answer.admitted == 0, "although there is room for both"
+    assert 1 <= sleep_ms <= 20
+    assert anywhere.wait_turn(due + MS, [60, 1], first, by_request=2)[1].admitted
+    assert anywhere.wait_turn(due + sleep_ms * MS, [20, 1], second, by_request=2)[1].admitted
+
+
 def test_a_clock_that_was_hours_ahead_is_repaired_by_who_waits(server: Server):
     with server.client() as client:
         user = LimitsUser(client, budgets=BUDGETS)
