@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 
 from ractogateway._checks import check_id, milliseconds
@@ -50,6 +51,7 @@ class Limits:
     slots: int | None
 
     @classmethod
+    @lru_cache(maxsize=256)
     def of(cls, config: RateLimitConfig) -> Limits:
         """What a configuration says."""
         windows = [

@@ -48,6 +48,7 @@ class Turn:
                 try:
                     decision, sleep_seconds = await self._ask()
                 except StoreUnavailable as error:
+                    self._queued = False  # if it has a ticket, that ends by itself
                     decision = degrade(error, began)
                     sleep_seconds = decision.retry_after_seconds
                 else:

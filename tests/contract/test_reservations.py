@@ -87,7 +87,7 @@ def test_one_request_id_is_one_reservation(limiter):
 
 
 def test_a_stream_longer_than_the_window_refunds_nothing(make):
-    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.2))
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.1))
     reservation = limiter.reserve("u", 80)
     wait_until(lambda: limiter.check_and_consume("u", 90), what="the end of the window")
     assert reservation.settle(10) is True
@@ -144,8 +144,8 @@ def test_so_many_are_open_at_one_time(slots):
 
 
 def test_a_slot_is_held_beyond_its_lease_and_not_beyond_its_holder(slots):
-    with slots.reserve("u", 1, lease_seconds=0.3) as held:
-        abandoned = slots.reserve("u", 1, lease_seconds=0.3)
+    with slots.reserve("u", 1, lease_seconds=0.12) as held:
+        abandoned = slots.reserve("u", 1, lease_seconds=0.12)
         assert not slots.reserve("u", 1).decision.allowed
         del abandoned  # as if its process had died
         wait_until(lambda: slots.reserve("u", 1, lease_seconds=600).decision.allowed, what="the end of the lease")

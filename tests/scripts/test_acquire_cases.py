@@ -198,6 +198,9 @@ def test_keys_of_another_type_are_an_error_before_any_write(user: LimitsUser):
         before = user.stored("a")
         with pytest.raises(ResponseError, match="WRONGTYPE"):
             acquired(user, 0, 10, "a")
+        if key != user.record("a"):
+            with pytest.raises(ResponseError, match="WRONGTYPE"):
+                settled(user, 0, 10, 20, "a")
         assert user.stored("a") == before
     client.unlink(*user.leases)
 

@@ -21,7 +21,7 @@
 -- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
 -- charged, too, once: the record is made anew.
 --
--- Commands (for an ACL): TIME GET SET APPEND SETRANGE UNLINK ZREM.
+-- Commands (for an ACL): TIME GET SET APPEND SETRANGE UNLINK ZCARD ZREM.
 -- Complexity: O(log n) for each log, O(n) for one with a refund, n <= the entry cap.
 
 local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
@@ -39,7 +39,7 @@ if record and byte(record, 2) ~= 111 then return 0 end
 local recorded = record and #record == 2 + 28 * logs
 
 local now_ms = (now_us - now_us % 1000) / 1000
-local views = {}
+local views, overrun = {}, false
 for index = 1, logs do
   local log_key, figure = KEYS[index + 1], FIRST_FIGURE + 3 * (index - 1)
   local window, charged, actual = ARGV[figure] + 0, ARGV[figure + 1] + 0, ARGV[figure + 2] + 0
@@ -49,6 +49,7 @@ for index = 1, logs do
   local known = recorded and number_at(record, place + 21) == window
   if known then charged = number_at(record, place + 14) end
   local refund, entry_of_charge = charged - actual, 0
+  overrun = overrun or refund < 0
   if refund > 0 and known and log and number_at(record, place) == number_at(log, 2) then
     local charged_at = number_at(record, place + 7)
     if charged_at > now - window and charged_at <= number_at(log, 14 * n + 23) then
@@ -63,15 +64,23 @@ for index = 1, logs do
   views[index] = { log, n, first, total, last, stamp, ahead, window, -refund, entry_of_charge }
 end
 
--- Nothing was written up to here.
+for index = 1, #KEYS - 1 - logs do
+  local leases_key = KEYS[1 + logs + index]
+  redis.call('ZCARD', leases_key) -- an error if it is something else
+end
 
-local overrun = false
+-- Nothing was written up to here. The record comes first: where memory is short, its SET fails before anything else.
+
+if record_ttl == '' then
+  redis.call('UNLINK', record_key)
+elseif record or overrun then
+  redis.call('SET', record_key, '\1c', 'PX', record_ttl)
+end
 for index = 1, logs do
   local log_key, view = KEYS[index + 1], views[index]
   local log, n, first, total, last, stamp, ahead, window = view[1], view[2], view[3], view[4], view[5], view[6], view[7], view[8]
   local added, entry_of_charge, now = view[9], view[10], now_ms
   if added > 0 then
-    overrun = true
     local entry = pair(stamp, total + added)
 --#include sliding_window_charge.lua
   elseif entry_of_charge > 0 then
@@ -89,10 +98,5 @@ end
 for index = 1, #KEYS - 1 - logs do
   local leases_key = KEYS[1 + logs + index]
   redis.call('ZREM', leases_key, member)
-end
-if record_ttl == '' then
-  redis.call('UNLINK', record_key)
-elseif record or overrun then
-  redis.call('SET', record_key, '\1c', 'PX', record_ttl)
 end
 return 1
