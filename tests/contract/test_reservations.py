@@ -144,8 +144,8 @@ def test_so_many_are_open_at_one_time(slots):
 
 
 def test_a_slot_is_held_beyond_its_lease_and_not_beyond_its_holder(slots):
-    with slots.reserve("u", 1, lease_seconds=0.12) as held:
-        abandoned = slots.reserve("u", 1, lease_seconds=0.12)
+    with slots.reserve("u", 1, lease_seconds=0.2) as held:
+        abandoned = slots.reserve("u", 1, lease_seconds=0.2)
         assert not slots.reserve("u", 1).decision.allowed
         del abandoned  # as if its process had died
         wait_until(lambda: slots.reserve("u", 1, lease_seconds=600).decision.allowed, what="the end of the lease")
