@@ -122,6 +122,7 @@ class ThreadPort(BlockingPort, RetryingPort):
             socket_timeout=self._limits.connected,
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
+            credential_provider=address.credentials,
             **options,
         )
 
