@@ -77,6 +77,25 @@ def test_what_is_charged_is_the_sum_of_distinct_operations(any_server: Server, p
         assert MOST - limiter.get_remaining("u") == expected
 
 
+def test_who_waits_is_charged_once_whatever_replies_are_lost(any_server: Server, proxy: Proxy):
+    config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.5, max_tokens_per_day=MOST)
+
+    async def main() -> None:
+        limiter = AsyncRedisRateLimiter(proxy.url, config=config, on_outage="raise", options=PATIENT)
+        await limiter.peek("u")
+        proxy.faults(lose_one_in=4, losing=SCRIPTS)
+        decisions = await asyncio.gather(*(limiter.wait("u", 10 + n, timeout_seconds=60.0) for n in range(12)))
+        proxy.faults()
+        assert all(decision.allowed for decision in decisions)
+
+    asyncio.run(main())
+    assert proxy.lost > 3
+    with ExitStack() as stack:
+        day = RateLimitConfig(max_tokens_per_minute=MOST, max_tokens_per_day=MOST)
+        limiter = Maker("blocking url", any_server, stack)("limiter", config=day, on_outage="raise")
+        assert MOST - limiter.get_remaining("u") == sum(10 + n for n in range(12))
+
+
 # --- many processes --------------------------------------------------------------------------------------------------
 
 SPENDER = """

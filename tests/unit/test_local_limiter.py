@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.limiter_model import Decision, ExactLog, worst_window
 
-from ractogateway.redis._local_limiter import LocalDecision, LocalSlidingWindow
+from ractogateway.redis._local_limiter import LocalBudget, LocalDecision, LocalSlidingWindow
 
 each = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -51,6 +51,26 @@ def test_every_decision_is_that_of_the_exact_log(calls: list[tuple[int, int]]):
         assert asked == in_seconds(exact.peek(clock.now_us, LIMIT, WINDOW_MS, cost))
         decision = limiter.consume("u", cost, LIMIT, WINDOW_MS / 1000)
         assert decision == in_seconds(exact.consume(clock.now_us, LIMIT, WINDOW_MS, cost, number))
+
+
+@each
+@given(calls=st.lists(st.tuples(gaps_us, st.integers(1, 60)), max_size=40))
+def test_several_budgets_are_charged_together_or_not_at_all(calls: list[tuple[int, int]]):
+    clock, tokens, requests = Clock(), ExactLog(), ExactLog()
+    limiter = LocalSlidingWindow(clock)
+    for number, (gap_us, cost) in enumerate(calls):
+        clock.now_us += gap_us
+        budgets = [LocalBudget("t", cost, LIMIT, WINDOW_MS / 1000), LocalBudget("r", 1, 3, 0.7)]
+        expected = [
+            tokens.peek(clock.now_us, LIMIT, WINDOW_MS, cost),
+            requests.peek(clock.now_us, 3, 700, 1),
+        ]
+        if all(decision.admitted for decision in expected):
+            expected = [
+                tokens.consume(clock.now_us, LIMIT, WINDOW_MS, cost, number),
+                requests.consume(clock.now_us, 3, 700, 1, number),
+            ]
+        assert limiter.consume_all(budgets) == [in_seconds(decision) for decision in expected]
 
 
 @each
