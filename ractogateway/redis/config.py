@@ -91,7 +91,7 @@ class BudgetLeases(_Config):
     """Slices of the budget that one process takes ahead of time and spends without asking, for users it serves often.
 
     A slice is charged as if all of it were spent at the last moment at which it can be, so the budget holds; what is
-    not spent by then is lost to the user for one window.
+    not spent by then is lost to the user for one window. What a decision says to remain is an estimate then.
 
     Args:
         seconds: how long a slice may be spent, at most 1.

@@ -264,13 +264,12 @@ def test_waiting_without_redis_is_decided_by_the_policy(make: Maker, proxy: Prox
 def test_who_waits_through_an_outage_is_served_after_it(make: Maker, proxy: Proxy):
     limiter = make("limiter", config=LIMITS, on_outage="deny", options=BRIEF)
     proxy.shut()
-    asyncio.run(_later(proxy.reopen, 0.5))
-    assert limiter.wait("u", 60, timeout_seconds=20).allowed
-
-
-async def _later(function, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    function()
+    with ThreadPoolExecutor(1) as waiter:
+        waiting = waiter.submit(limiter.wait, "u", 60, timeout_seconds=30)
+        wait_until(lambda: limiter.peek("u").degraded, what="the outage being noticed")
+        proxy.reopen()
+        decision = waiting.result(30)
+    assert (decision.allowed, decision.degraded) == (True, False)
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
