@@ -94,7 +94,7 @@ def settle(client: redis.Redis, state: str, *, limits: int) -> Row:
     def arguments() -> Arguments:
         made = reserve()
         client.execute_command("EVAL", load("acquire").source, *made[1:])  # counted apart from EVALSHA
-        return sha, made[1], *made[2 : 2 + made[1]], 2000, ENTRIES, "", "", limits, *figures
+        return sha, made[1], *made[2 : 2 + made[1]], 2000, ENTRIES, "", "", "c1", limits, *figures
 
     return arguments
 

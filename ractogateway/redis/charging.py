@@ -39,7 +39,7 @@ async def charge(port: Port, attempts: Sequence[Attempt], *, undo_seconds: float
     answers = iter([await port.run(pending[0])] if len(pending) == 1 else await port.run_many(pending))
     replies = [[next(answers) for _ in attempt.operations] for attempt in attempts]
     undone = [
-        operation
+        (operation, attempt.remembered_ms)
         for attempt, own in zip(attempts, replies, strict=True)
         if len(own) > 1 and not all(reply.admitted for reply in own)
         for operation, reply in zip(attempt.operations, own, strict=True)
@@ -50,10 +50,10 @@ async def charge(port: Port, attempts: Sequence[Attempt], *, undo_seconds: float
     return replies
 
 
-async def _undo(port: Port, operations: Sequence[Operation]) -> None:
+async def _undo(port: Port, undone: Sequence[tuple[Operation, int]]) -> None:
     try:
         await port.run_many(
-            [calls.settle(operation, actual=0, whole=True, remembered_ms=None) for operation in operations]
+            [calls.cancel(each, name=b"", remembered_ms=remembered_ms) for each, remembered_ms in undone]
         )
     except StoreError:
         return  # they stay charged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,10 +56,12 @@ class Holding:
             for operation in self.with_slots
         ]
 
-    async def settle(self, actual: int, *, whole: bool) -> bool:
-        """Settle all operations; whether they were open."""
+    async def close(self, used: int | None, name: bytes) -> bool:
+        """Settle all operations to what was used, or cancel them (None); whether this call is the one that counts."""
         pending = [
-            calls.settle(operation, actual=actual, whole=whole, remembered_ms=self.closed_ms)
+            calls.cancel(operation, name=name, remembered_ms=self.closed_ms)
+            if used is None
+            else calls.settle(operation, actual=used, name=name, remembered_ms=self.closed_ms)
             for operation in self.operations
         ]
         if len(pending) == 1:
@@ -68,7 +71,7 @@ class Holding:
     async def abandon(self) -> None:
         """Undo what a caller that is gone may have charged. It takes the way of the charge, and so comes after it."""
         with suppress(StoreError):
-            await self.settle(0, whole=True)
+            await self.close(None, b"")
 
 
 class AsyncReservation:
@@ -86,6 +89,7 @@ class AsyncReservation:
         self.decision = decision
         self.tokens = tokens
         self._holding = holding
+        self._name = os.urandom(8)  # by which the server knows this holder's settlement when it is sent again
         self._heartbeats = holding.heartbeats() if holding is not None else []
 
     async def settle(self, actual_tokens: int) -> bool:
@@ -95,14 +99,16 @@ class AsyncReservation:
         window has given it back already). More: the difference is charged now, even beyond the limit. Without Redis,
         False, and it may be tried again; with ``on_outage="raise"`` it raises.
         """
-        return await self._close(check_tokens("actual_tokens", actual_tokens, minimum=0), whole=False)
+        return await self._close(check_tokens("actual_tokens", actual_tokens, minimum=0))
 
     async def cancel(self) -> bool:
         """Give everything back, the request too, as if it had never been; whether this call was the one that counts.
 
+        The ``request_id`` may be used anew.
+
         Only for work that cost nothing: who is refunded whenever a client hangs up can be used without limit.
         """
-        return await self._close(0, whole=True)
+        return await self._close(None)
 
     @property
     def slot_lost(self) -> bool:
@@ -126,14 +132,14 @@ class AsyncReservation:
         state = "open" if self._holding is not None else "closed"
         return f"<{type(self).__name__} of {self.tokens} tokens, {state}>"
 
-    async def _close(self, actual: int, *, whole: bool) -> bool:
+    async def _close(self, used: int | None) -> bool:
         # Taken before the call: of two tasks, one sends.
         holding, self._holding = self._holding, None
         if holding is None:
             return False
         began = holding.outage.began()
         try:
-            counted = await holding.settle(actual, whole=whole)
+            counted = await holding.close(used, self._name)
         except BaseException as error:
             self._holding = holding  # nothing is known to have been settled: it may be tried again
             if isinstance(error, StoreUnavailable) and not holding.raises:
@@ -147,7 +153,7 @@ class AsyncReservation:
     async def _release(self) -> None:
         """Free the slot and keep the charge. What fails here, the end of the lease will do."""
         try:
-            await self._close(self.tokens, whole=False)
+            await self._close(self.tokens)
         except StoreUnavailable:
             pass
         finally:

@@ -86,6 +86,17 @@ def test_one_request_id_is_one_reservation(limiter):
     assert limiter.consume("u", 400, request_id="r").remaining == 500, "a charge of the same name is another operation"
 
 
+def test_a_cancelled_request_id_may_be_used_anew(limiter):
+    other = limiter.reserve("u", 400, request_id="r")
+    assert limiter.reserve("u", 400, request_id="r").cancel()
+    assert other.settle(900) is False, "cancelling came first"
+    assert limiter.get_remaining("u") == 1_000
+    anew = limiter.reserve("u", 300, request_id="r")
+    assert (anew.decision.allowed, limiter.get_remaining("u")) == (True, 700)
+    assert anew.settle(100)
+    assert limiter.get_remaining("u") == 900
+
+
 def test_a_stream_longer_than_the_window_refunds_nothing(make):
     limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.1))
     reservation = limiter.reserve("u", 80)

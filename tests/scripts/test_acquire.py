@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import fakeredis
@@ -82,6 +83,7 @@ class Run:
         self.user, self.exact = user, exact
         self.model = ExactLimits(user.budgets, user.slots)
         self.now, self.elapsed = START_US, 0
+        self.settlements = count()
         self.costs: dict[int, list[int]] = {}
         self.charged: dict[int, tuple[int, list[int]]] = {}
 
@@ -101,13 +103,13 @@ class Run:
         costs = self.costs.setdefault(step.operation, [step.cost, 1, step.cost])
         if self.exact:
             assert self.user.peek(self.now, costs) == self.model.peek(self.now, costs)
-        repeated = step.operation in self.model.operations
+        known = self.model.operations.get(step.operation)
         before = self.user.stored(step.operation)
         answer = self.user.acquire(self.now, costs, step.operation, LEASE_MS)
         if self.exact:
             assert answer == self.model.acquire(self.now, costs, step.operation, LEASE_MS)
         if answer.admitted == 1:
-            assert not repeated
+            assert known is None or known.cancelled
             self.charged[step.operation] = (self.elapsed, list(costs))
         if not answer.admitted and self.exact:
             assert self.user.stored(step.operation) == before, "a refusal writes nothing"
@@ -120,8 +122,12 @@ class Run:
                 assert held == self.model.renew(self.now, step.operation, LEASE_MS)
             return
         actual = [0, 0, 0] if step.action == "cancel" else [step.used, 1, step.used]
-        counted, refunds, _ = self.model.settle(self.now, actual, step.operation)
-        assert self.user.settle(self.now, costs, actual, step.operation) == counted
+        cancels = step.action == "cancel"
+        mark = f"{'x' if cancels else 'c'}{next(self.settlements)}"
+        counted, refunds, _ = self.model.settle(self.now, actual, step.operation, cancelled=cancels)
+        assert self.user.settle(self.now, costs, actual, step.operation, mark=mark) == counted
+        if counted:
+            assert self.user.settle(self.now, costs, actual, step.operation, mark=mark), "sent again, it is recognised"
         if step.operation in self.charged:
             at, net = self.charged[step.operation]
             self.charged[step.operation] = at, [was - back for was, back in zip(net, refunds, strict=True)]

@@ -141,12 +141,18 @@ def test_an_overrun_goes_beyond_the_limit(user: LimitsUser):
     assert rooms(user, 60_005) == (100, 3, 0)
 
 
-def test_a_record_that_is_deleted_lets_the_operation_be_tried_again(user: LimitsUser):
-    assert acquired(user, 0, 30, "a")
-    assert user.settle(START_US, costs(30), [0, 0, 0], "a", ttl="")
-    assert not user.clients[0].exists(user.record("a"))
-    assert rooms(user, 0) == (100, 3, 150)
-    assert user.acquire(START_US, costs(30), "a").admitted == 1
+def test_a_cancelled_operation_may_be_tried_again(anywhere: LimitsUser):
+    assert acquired(anywhere, 0, 30, "a")
+    assert anywhere.settle(START_US, costs(30), [0, 0, 0], "a", mark="x1")
+    assert rooms(anywhere, 0) == (100, 3, 150)
+    assert anywhere.settle(START_US, costs(30), [0, 0, 0], "a", mark="x1"), "the same cancellation, sent again"
+    assert not anywhere.settle(START_US, costs(30), costs(90), "a", mark="c2")
+    assert rooms(anywhere, 0) == (100, 3, 150)
+    assert anywhere.acquire(START_US, costs(101), "a").admitted == 0
+    assert anywhere.acquire(START_US, costs(30), "a").admitted == 1
+    assert anywhere.acquire(START_US, costs(30), "a").admitted == 2
+    assert settled(anywhere, 1, 30, 10, "a")
+    assert rooms(anywhere, 1) == (90, 2, 140)
 
 
 def test_what_is_written_ends_by_itself(user: LimitsUser):

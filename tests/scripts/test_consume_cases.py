@@ -68,6 +68,14 @@ def test_a_refused_operation_may_be_tried_again_under_its_name(anywhere: ScriptU
     )
 
 
+def test_an_operation_that_was_cancelled_may_be_tried_again_under_its_name(anywhere: ScriptUser):
+    (client,) = anywhere.clients
+    client.set(anywhere.operation("a"), b"\x01x1", px=60_000)  # as settle.lua leaves it
+    assert not anywhere.consume(START_US, *BUDGET, 101, "a").admitted
+    for _ in range(2):
+        assert anywhere.consume(START_US, *BUDGET, 60, "a") == Decision(True, 40, 0, 60_000)
+
+
 def test_by_the_servers_own_clock(anywhere: ScriptUser):
     before = time.monotonic()
     assert anywhere.consume("", 100, 150, 100) == Decision(True, 0, 0, 151)

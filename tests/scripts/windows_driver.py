@@ -25,6 +25,7 @@ class LimitsUser:
         self, *clients: Redis, budgets: Sequence[tuple[int, int]], slots: int | None = None, cap: int = CAP
     ) -> None:
         self.clients, self.budgets, self.slots, self.cap = clients, budgets, slots, cap
+        self._settlements = count()
         self.tag = f"ractogateway:test:{{limits {next(_numbers)}}}"
         self.logs = [f"{self.tag}:log{place}" for place in range(len(budgets))]
         self.leases = [] if slots is None else [f"{self.tag}:leases"]
@@ -40,15 +41,16 @@ class LimitsUser:
         return _answer(self.ask("peek_all", [self.logs[0], *self.logs], [now_us, *self._limits(costs)]))
 
     def settle(
-        self, now_us: int | str, charged: Sequence[int], actual: Sequence[int], operation: object, *, ttl: object = None
+        self, now_us: int | str, charged: Sequence[int], actual: Sequence[int], operation: object, *, mark: str = ""
     ) -> bool:
-        ttl_ms = RECORD_TTL_MS if ttl is None else ttl
+        """``mark`` is 'c' or 'x' and a name; by default it is settled under a name of its own."""
+        mark = mark or f"c{next(self._settlements)}"
         figures = [
             figure
             for (_, window_ms), *each in zip(self.budgets, charged, actual, strict=True)
             for figure in (window_ms, *each)
         ]
-        arguments = [ttl_ms, self.cap, now_us, str(operation), len(self.logs), *figures]
+        arguments = [RECORD_TTL_MS, self.cap, now_us, str(operation), mark, len(self.logs), *figures]
         return self.ask("settle", [self.record(operation), *self.logs, *self.leases], arguments) == 1
 
     def renew(self, now_us: int | str, operation: object, lease_ms: int) -> bool:

@@ -87,6 +87,7 @@ class Open:
     charges: list[Charge]
     costs: list[int]
     closed: bool = False
+    cancelled: bool = False
 
 
 class ExactLimits:
@@ -103,7 +104,7 @@ class ExactLimits:
 
     def acquire(self, now_us: int, costs: Sequence[int], operation: object, lease_ms: int) -> Answer:
         answer = self._look(now_us, costs, self.slots)
-        if operation in self.operations:
+        if operation in self.operations and not self.operations[operation].cancelled:
             return Answer(2, 0, 0, answer.reset_after_ms, answer.remaining)
         if not answer.admitted:
             for window in self.windows:
@@ -122,13 +123,15 @@ class ExactLimits:
         )
         return Answer(1, 0, 0, max(reset, answer.reset_after_ms), after.remaining)
 
-    def settle(self, now_us: int, actual: Sequence[int], operation: object) -> tuple[bool, list[int], list[int]]:
+    def settle(
+        self, now_us: int, actual: Sequence[int], operation: object, *, cancelled: bool = False
+    ) -> tuple[bool, list[int], list[int]]:
         """Whether it was open, what was given back and what was charged beyond, by limit."""
         known = self.operations[operation]
         refunds, overruns = [0] * len(actual), [0] * len(actual)
         if known.closed:
             return False, refunds, overruns
-        known.closed = True
+        known.closed, known.cancelled = True, cancelled
         self.leases.pop(operation, None)
         for place, (window, used) in enumerate(zip(self.windows, actual, strict=True)):
             if used < known.costs[place]:

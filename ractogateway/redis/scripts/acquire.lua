@@ -15,8 +15,9 @@
 --          never), reset after ms, remaining of log 1, …}. `retry after` is exact for all limits together.
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
--- THE RECORD is a version byte (1), a state ('o' open, 'c' closed: settled or cancelled), then for each log 4 numbers of
--- 7 bytes: epoch, stamp, cost, window. (epoch, stamp) is where the charge is to be found, see sliding_window.lua.
+-- THE RECORD is a version byte (1) and a state: 'o' open, then for each log 4 numbers of 7 bytes: epoch, stamp, cost,
+-- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua); 'c' settled, or never to be; 'x'
+-- cancelled, then who did it. A cancelled operation was never there: under its name it may be tried again.
 -- A repetition replies 2, with what remains now, and charges nothing. A refusal writes nothing, but for the
 -- repair of stamps that consume.lua tells of.
 --
@@ -34,25 +35,27 @@ local FIRST_LIMIT = 7
 
 local fits = retry == 0
 local reply = { 1, 0, 0, 0 }
-local record = { '\1o' }
+local charges = { '\1o' }
 for index = 1, logs do
   local view = views[index]
   reply[index + 4] = math.max(0, view[10])
   if fits then
     local epoch = view[1] and not view[7] and number_at(view[1], 2) or now_us
-    record[index + 1] = pair(epoch, view[6]) .. pair(view[9], view[8])
+    charges[index + 1] = pair(epoch, view[6]) .. pair(view[9], view[8])
   end
 end
 
-if not fits or not redis.call('SET', record_key, table.concat(record), 'NX', 'PX', record_ttl) then
+local record = table.concat(charges)
+if not fits or not redis.call('SET', record_key, record, 'NX', 'PX', record_ttl) then
   local known = redis.call('GET', record_key)
-  if known and byte(known, 1) ~= 1 then
+  if known and (byte(known, 1) ~= 1 or #known < 2) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
   end
-  if known then
+  if known and byte(known, 2) ~= 120 then
     reply[1], reply[4] = 2, reset
     return reply
   end
+  if fits then redis.call('SET', record_key, record, 'PX', record_ttl) end
 end
 --#include windows_charge.lua
 if not fits then

@@ -37,7 +37,8 @@ if not fits or not redis.call('SET', operation_key, '\1c', 'NX', 'PX', operation
   if record and (byte(record, 1) ~= 1 or #record < 2) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
   end
-  if record then return { 1, math.max(0, room), 0, reset_after } end
+  if record and byte(record, 2) ~= 120 then return { 1, math.max(0, room), 0, reset_after } end
+  if fits then redis.call('SET', operation_key, '\1c', 'PX', operation_ttl) end -- it had been cancelled
 end
 if fits or ahead then
 --#include sliding_window_charge.lua

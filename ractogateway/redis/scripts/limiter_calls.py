@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ractogateway.redis.keys import LimiterKeys
 from ractogateway.redis.limits import Limit, Scope
 from ractogateway.redis.scripts.loading import load
-from ractogateway.redis.scripts.values import nothing, optional
+from ractogateway.redis.scripts.values import nothing
 from ractogateway.redis.transport import Call, plain_call, script_call
 
 LOG_ENTRIES = 120
@@ -68,9 +68,7 @@ class Operation:
     def __init__(self, scopes: Sequence[Scope], identity: bytes, tokens: int, *, reserves: bool) -> None:
         self.scopes, self.identity, self.tokens, self.reserves = scopes, identity, tokens, reserves
         self.windows = [(scope.keys, limit) for scope in scopes for limit in scope.limits.windows]
-        self.slots = [
-            (scope.keys, scope.limits.slots) for scope in scopes if reserves and scope.limits.slots is not None
-        ]
+        self.slots = [(scope.keys, most) for scope in scopes if reserves and (most := scope.limits.slots) is not None]
 
     @property
     def record(self) -> bytes:
@@ -102,15 +100,27 @@ def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> C
     return script_call(load("acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
 
 
-def settle(operation: Operation, *, actual: int, whole: bool, remembered_ms: int | None) -> Call[bool]:
-    """Settle an operation; whether it was open. ``whole``: as if it had never been. None: forget it, too."""
-    figures: list[int] = []
-    for _, limit in operation.windows:
-        charged = limit.cost(operation.tokens)
-        used = 0 if whole else charged if limit.per_request else actual
-        figures += (limit.window_ms, charged, used)
-    arguments = (optional(remembered_ms), LOG_ENTRIES, b"", operation.identity, len(figures) // 3, *figures)
-    return script_call(load("settle"), operation.keys, arguments, bool, replay_safe=True)
+def settle(operation: Operation, *, actual: int, name: bytes, remembered_ms: int) -> Call[bool]:
+    """Settle an operation to what was used; whether this settlement, of that name, is the one that counts."""
+    figures = [
+        figure
+        for _, limit in operation.windows
+        for figure in (limit.window_ms, limit.cost(operation.tokens), limit.cost(actual))
+    ]
+    return _settlement(operation, b"c%b%d" % (name, actual), figures, remembered_ms)
+
+
+def cancel(operation: Operation, *, name: bytes, remembered_ms: int) -> Call[bool]:
+    """Undo an operation as if it had never been; whether it is this cancellation, of that name, that counts."""
+    figures = [
+        figure for _, limit in operation.windows for figure in (limit.window_ms, limit.cost(operation.tokens), 0)
+    ]
+    return _settlement(operation, b"x" + name, figures, remembered_ms)
+
+
+def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remembered_ms: int) -> Call[bool]:
+    arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, mark, len(operation.windows))
+    return script_call(load("settle"), operation.keys, (*arguments, *figures), bool, replay_safe=True)
 
 
 def renew(operation: Operation, *, remembered_ms: int, lease_ms: int) -> Call[bool]:

@@ -1,17 +1,18 @@
--- Settle an operation that acquire.lua has charged: refund what was not used, charge what was used beyond it, free its
--- slots. The first settlement of an operation counts, a further one changes nothing.
+-- Settle or cancel an operation that acquire.lua has charged: refund what was not used, charge what was used beyond it,
+-- free its slots. The first settlement or cancellation of an operation counts, a further one changes nothing.
 --
 -- KEYS[1]     the operation's record (STRING, acquire.lua)
 -- KEYS[2...]  the logs it was charged to, in the same order; then the sets of leases
--- ARGV[1]     record ttl, ms: how long a further settlement, or a repetition of the operation, is recognised from now
---             on; '' deletes the record, so that the operation may be tried again
+-- ARGV[1]     record ttl, ms: how long a further settlement, or a repetition of the operation, is recognised from now on
 -- ARGV[2]     entry cap of a log, >= 4
 -- ARGV[3]     now, µs; '' for the server's clock (given only by tests)
 -- ARGV[4]     member: the operation's name in the sets of leases
--- ARGV[5]     number of logs
--- ARGV[6...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
+-- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, then a name of this settlement: sent again, it is
+--             recognised
+-- ARGV[6]     number of logs
+-- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
 --
--- Reply    1 if this call settled the operation, 0 if it was settled before
+-- Reply    1 if this settlement counts, 0 if another one did before
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
 -- A REFUND lowers the totals from the charge's own entry on, so the tokens leave the window that they were charged in,
@@ -21,13 +22,13 @@
 -- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
 -- charged, too, once: the record is made anew.
 --
--- Commands (for an ACL): TIME GET SET APPEND SETRANGE UNLINK ZCARD ZREM.
+-- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZREM.
 -- Complexity: O(log n) for each log, O(n) for one with a refund, n <= the entry cap.
 
 local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
-local member, logs = ARGV[4], ARGV[5] + 0
-local first_key, first_figure = KEYS[2], ARGV[6] -- there is at least one log
-local FIRST_FIGURE = 6
+local member, mark, logs = ARGV[4], ARGV[5], ARGV[6] + 0
+local first_key, first_figure = KEYS[2], ARGV[7] -- there is at least one log
+local FIRST_FIGURE = 7
 
 --#include sliding_window.lua
 
@@ -35,7 +36,7 @@ local record = redis.call('GET', record_key)
 if record and (byte(record, 1) ~= 1 or #record < 2) then
   return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
 end
-if record and byte(record, 2) ~= 111 then return 0 end
+if record and byte(record, 2) ~= 111 then return string.sub(record, 2) == mark and 1 or 0 end
 local recorded = record and #record == 2 + 28 * logs
 
 local now_ms = (now_us - now_us % 1000) / 1000
@@ -71,11 +72,7 @@ end
 
 -- Nothing was written up to here. The record comes first: where memory is short, its SET fails before anything else.
 
-if record_ttl == '' then
-  redis.call('UNLINK', record_key)
-elseif record or overrun then
-  redis.call('SET', record_key, '\1c', 'PX', record_ttl)
-end
+if record or overrun then redis.call('SET', record_key, '\1' .. mark, 'PX', record_ttl) end
 for index = 1, logs do
   local log_key, view = KEYS[index + 1], views[index]
   local log, n, first, total, last, stamp, ahead, window = view[1], view[2], view[3], view[4], view[5], view[6], view[7], view[8]
