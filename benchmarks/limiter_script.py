@@ -51,7 +51,7 @@ def connect(url: str | None) -> Iterator[redis.Redis]:
 
 
 def consume(client: redis.Redis, state: str, *, users: int = 1, limit: int = ENDLESS, cost: int = 1) -> Row:
-    sha = client.script_load(load("consume").source)
+    sha = client.script_load(load("limiter/consume").source)
     user = itertools.cycle(range(users))
 
     def arguments() -> Arguments:
@@ -68,7 +68,7 @@ LIMITS = ((ENDLESS, WINDOW_MS), (ENDLESS, 60_000), (ENDLESS, 86_400_000))
 
 def acquire(client: redis.Redis, state: str, *, limits: int, slots: bool = False, cost: int = 1, users: int = 1) -> Row:
     """Several limits with an operation record, and a lease."""
-    sha = client.script_load(load("acquire").source)
+    sha = client.script_load(load("limiter/acquire").source)
     user = itertools.cycle(range(users))
     budgets = [figure for limit, window in LIMITS[:limits] for figure in (limit, window, cost)]
 
@@ -87,20 +87,20 @@ def acquire(client: redis.Redis, state: str, *, limits: int, slots: bool = False
 
 def settle(client: redis.Redis, state: str, *, limits: int) -> Row:
     """Refunds of reservations that were made a moment ago."""
-    sha = client.script_load(load("settle").source)
+    sha = client.script_load(load("limiter/settle").source)
     reserve = acquire(client, state, limits=limits, cost=1000)
     figures = [figure for _, window in LIMITS[:limits] for figure in (window, 1000, 10)]
 
     def arguments() -> Arguments:
         made = reserve()
-        client.execute_command("EVAL", load("acquire").source, *made[1:])  # counted apart from EVALSHA
+        client.execute_command("EVAL", load("limiter/acquire").source, *made[1:])  # counted apart from EVALSHA
         return sha, made[1], *made[2 : 2 + made[1]], 2000, ENTRIES, "", "", "c1", limits, *figures
 
     return arguments
 
 
 def peek(client: redis.Redis, state: str) -> Row:
-    sha = client.script_load(load("peek").source)
+    sha = client.script_load(load("limiter/peek").source)
     return lambda: (sha, 1, f"bench:{{{state}0}}:log", ENDLESS, WINDOW_MS, 1, "")
 
 

@@ -81,7 +81,7 @@ def evaluate(client: Redis, script: str, keys: Sequence[str], arguments: Sequenc
 
 def run_all(client: Redis, calls: list[tuple[list[str], list[Any]]]) -> list[Decision]:
     """Many consumes, in pipelines."""
-    sha = client.script_load(load("consume").source)
+    sha = client.script_load(load("limiter/consume").source)
     replies: list[Any] = []
     for start in range(0, len(calls), 500):
         pipeline = client.pipeline(transaction=False)

@@ -89,7 +89,7 @@ def charge(
     """Charge ``cost`` tokens if the budget allows. The operation's identity makes a second sending harmless."""
     names = (keys.tokens, keys.operation(identity))
     arguments = (limit, window_ms, cost, remembered_ms, LOG_ENTRIES, b"")
-    return script_call(load("consume"), names, arguments, _one_budget, replay_safe=True)
+    return script_call(load("limiter/consume"), names, arguments, _one_budget, replay_safe=True)
 
 
 def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> Call[BudgetReply]:
@@ -97,7 +97,7 @@ def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> C
     limits = _limits(operation.windows, operation.tokens)
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(operation.windows))
     slots = [most for _, most in operation.slots]
-    return script_call(load("acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
+    return script_call(load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
 
 
 def settle(operation: Operation, *, actual: int, name: bytes, remembered_ms: int) -> Call[bool]:
@@ -120,25 +120,25 @@ def cancel(operation: Operation, *, name: bytes, remembered_ms: int) -> Call[boo
 
 def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remembered_ms: int) -> Call[bool]:
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, mark, len(operation.windows))
-    return script_call(load("settle"), operation.keys, (*arguments, *figures), bool, replay_safe=True)
+    return script_call(load("limiter/settle"), operation.keys, (*arguments, *figures), bool, replay_safe=True)
 
 
 def renew(operation: Operation, *, remembered_ms: int, lease_ms: int) -> Call[bool]:
     """Keep the slots of an open reservation for another lease; False when they are gone."""
     names = (operation.record, *(keys.leases for keys, _ in operation.slots))
-    return script_call(load("renew"), names, (remembered_ms, lease_ms, operation.identity, b""), bool, replay_safe=True)
+    return script_call(load("limiter/renew"), names, (remembered_ms, lease_ms, operation.identity, b""), bool, replay_safe=True)
 
 
 def read_budget(keys: LimiterKeys, *, limit: int, window_ms: int, cost: int) -> Call[BudgetReply]:
     """What `charge` would answer, without charging."""
-    return script_call(load("peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True)
+    return script_call(load("limiter/peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True)
 
 
 def read_budgets(scope: Scope, tokens: int) -> Call[BudgetReply]:
     """What `acquire` would answer, without charging."""
     windows = [(scope.keys, limit) for limit in scope.limits.windows]
     logs = [limit.key_of(keys) for keys, limit in windows]
-    return script_call(load("peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True)
+    return script_call(load("limiter/peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True)
 
 
 def take_slice(
@@ -155,7 +155,7 @@ def take_slice(
     """Charge as much as is left, from ``least`` to ``most``, as if it were spent ``hold_ms`` from now."""
     names = (keys.tokens, keys.operation(identity))
     arguments = (limit, window_ms, least, most, hold_ms, remembered_ms, LOG_ENTRIES, b"")
-    return script_call(load("take_slice"), names, arguments, _slice, replay_safe=True)
+    return script_call(load("limiter/take_slice"), names, arguments, _slice, replay_safe=True)
 
 
 def wait_turn(scope: Scope, *, identity: bytes, tokens: int, longest_ms: int, remembered_ms: int) -> Call[WaitReply]:
@@ -166,13 +166,13 @@ def wait_turn(scope: Scope, *, identity: bytes, tokens: int, longest_ms: int, re
     by_request = counted.index(True) + 1 if True in counted else 0
     names = (*operation.keys, *scope.keys.queue)
     arguments = (remembered_ms, LOG_ENTRIES, b"", identity, longest_ms, TICKET_GRACE_MS, by_request, len(counted))
-    return script_call(load("wait_turn"), names, (*arguments, *limits), _turn, replay_safe=True)
+    return script_call(load("limiter/wait_turn"), names, (*arguments, *limits), _turn, replay_safe=True)
 
 
 def leave_queue(keys: LimiterKeys, *, identity: bytes, tokens: int) -> Call[None]:
     """Give a place in the queue up."""
     ticket = identity + b"%d" % tokens
-    return script_call(load("leave_queue"), keys.queue, (ticket,), nothing, replay_safe=True)
+    return script_call(load("limiter/leave_queue"), keys.queue, (ticket,), nothing, replay_safe=True)
 
 
 def forget_charges(scope: Scope) -> Call[None]:
