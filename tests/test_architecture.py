@@ -138,8 +138,15 @@ except MissingExtraError as error:
 
 # --- Lua -------------------------------------------------------------------------------------------------------------
 
-LUA = {path.stem: path.read_text("utf-8") for path in sorted((PACKAGE / "redis" / "scripts").glob("*.lua"))}
-INCLUDED = {name for text in LUA.values() for name in re.findall(r"^--#include (\w+)\.lua$", text, re.MULTILINE)}
+LUA = {
+    f"{path.parent.name}/{path.stem}": path.read_text("utf-8")
+    for path in sorted((PACKAGE / "redis" / "scripts").glob("*/*.lua"))
+}
+INCLUDED = {
+    f"{name.partition('/')[0]}/{included}"
+    for name, text in LUA.items()
+    for included in re.findall(r"^--#include (\w+)\.lua$", text, re.MULTILINE)
+}
 SCRIPTS = sorted(set(LUA) - INCLUDED)
 
 

@@ -71,11 +71,11 @@ class ScriptUser:
 def evaluate(client: Redis, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
     """Run a script by its digest; a peek read-only, which fails at the first write, where the server can."""
     command = "EVALSHA_RO" if script.startswith("peek") and type(client) is Redis else "EVALSHA"
-    call = (command, load(script).sha1, len(keys), *keys, *arguments)
+    call = (command, load(f"limiter/{script}").sha1, len(keys), *keys, *arguments)
     try:
         return client.execute_command(*call)
     except NoScriptError:
-        client.script_load(load(script).source)
+        client.script_load(load(f"limiter/{script}").source)
         return client.execute_command(*call)
 
 

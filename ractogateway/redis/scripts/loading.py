@@ -1,7 +1,7 @@
 """From a ``.lua`` file to a script.
 
-A line ``--#include name.lua`` stands for that file's text: several scripts read the same structures, and Redis runs
-each script alone.
+A line ``--#include name.lua`` stands for the text of that file beside it: several scripts read the same structures, and
+Redis runs each script alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from ractogateway.redis.transport import Script
 
@@ -17,10 +18,12 @@ _INCLUDE = re.compile(r"^--#include (\S+)$", re.MULTILINE)
 
 @cache
 def load(name: str) -> Script:
-    """The script in ``<name>.lua``."""
-    return Script.of(name, _expanded(f"{name}.lua").encode())
+    """The script in ``<tool>/<script>.lua``, by that name without its ending."""
+    tool, _, script = name.partition("/")
+    folder = resources.files(__name__.rpartition(".")[0]).joinpath(tool)
+    return Script.of(name, _expanded(folder, f"{script}.lua").encode())
 
 
-def _expanded(file: str) -> str:
-    text = resources.files(__name__.rpartition(".")[0]).joinpath(file).read_text("utf-8")
-    return _INCLUDE.sub(lambda include: _expanded(include.group(1)), text)
+def _expanded(folder: Traversable, file: str) -> str:
+    text = folder.joinpath(file).read_text("utf-8")
+    return _INCLUDE.sub(lambda include: _expanded(folder, include.group(1)), text)
