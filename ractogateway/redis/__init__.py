@@ -6,6 +6,7 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 
 from __future__ import annotations
 
+from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.config import ChatMemoryConfig, RateLimitConfig, RateLimitDecision, RedisOptions
@@ -17,6 +18,10 @@ __all__ = [
     "AsyncRedisExactCache",
     "AsyncRedisRateLimiter",
     "ChatMemoryConfig",
+    "ConversationChanges",
+    "ConversationPage",
+    "Erasure",
+    "MemoryStats",
     "RateLimitConfig",
     "RateLimitDecision",
     "RedisChatMemory",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ractogateway._checks import ROLES
 from ractogateway.errors import InvalidValueError
-from ractogateway.redis.turns import check_message, decode_entry, encode_entry, entry_kind, kind_of
+from ractogateway.redis.entries import decode_entry, encode_entry, entry_kind
+from ractogateway.redis.turns import check_message, kind_of
 
 deterministic = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

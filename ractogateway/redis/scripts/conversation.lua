@@ -1,56 +1,86 @@
--- Included by the scripts that write to a conversation: who may write, and how a write is recorded.
--- Expects the locals `conversation`, `state` (keys), `operation` (16 bytes), `expected` (a revision, '' for any).
+-- Included by the scripts that look at a conversation: its state, its entries, who may write, how a write is recorded.
+-- Expects the locals `conversation` and `state` (keys); writing scripts also `operation` (key), `expected` (a revision,
+-- '' for any) and `keep` (ms that the operation is remembered).
 --
 -- State hash: r  revision: how many writes there were; 0 without state
---             t  turns
---             n  length of the list that t was counted for
---             o  ids of the last 64 writes, 16 bytes each, newest first: the i-th made the i-th newest revision, so a
---                replay is told its original revision although none is stored. Every write must put an id here.
+--             n  length of the list that t, w and p were counted for; they are counted anew where it differs (the list
+--                expired, was evicted or edited behind the state's back)
+--             t  turns        w  tokens        p  pinned entries at the head
+--             d  entries that have left from behind the pinned ones: the position of the first that is still there
+--             h  what the newest writes did, newest first: '<appended>,<left>;' each, 'x;' where that does not tell all
+--             v  '1' while evicted entries wait for their hook
+--             u  tag of the user whom it belongs to        x  ms until which the user's index knows of it
+-- Operation:  a string, the revision that this operation made; gone after `keep`.
 --
--- Every writing script replies {status, revision, entries dropped, entries in the list, turns}:
+-- Every writing script replies {status, revision, entries dropped, entries in the list, turns, tokens, waiting, user}:
 --   1 applied    the new revision
---   2 replayed   the revision that this operation made when it was applied; nothing written; turns is -1
---   3 conflict   the actual revision; nothing written; turns is -1
+--   2 replayed   the revision that this operation made when it was applied; nothing written
+--   3 conflict   the actual revision; nothing written
+--   4 unindexed  `user` has to be told of this conversation first; nothing written
+--   5 foreign    it belongs to another user; nothing written
+--   6 occupied   it holds messages and must not; nothing written
+-- waiting: 1 while evicted entries wait. turns and tokens are -1 unless applied.
 
-local APPLIED, REPLAYED, CONFLICT = 1, 2, 3
-local ID_BYTES, IDS_KEPT = 16, 64
+local APPLIED, REPLAYED, CONFLICT, UNINDEXED, FOREIGN, OCCUPIED = 1, 2, 3, 4, 5, 6
 local MAX_WHOLE = 2 ^ 53
-local MAX_MS = 1e14  -- PEXPIRE fails where now + ttl overflows, and by then something is written
+local MAX_MS = 1e14        -- PEXPIRE fails where now + ttl overflows, and by then something is written
+local READ_AT_ONCE = 32    -- entries may be large: a longer read would hold many of them in memory
+local LONGEST_LOG, KEPT_OF_LOG = 256, 192
+local BYTES_A_TOKEN = 4    -- of an entry that does not say how many tokens it has
+local PINNED, START, OTHER = string.byte('PUM', 1, 3)
 
-local length, revision, turns, counted_for, operations
+local length, revision, turns, tokens, pinned_count, position, changes
+local counted  -- whether the state knew the list as it is
 
 local function is_whole(number, low, high)
   return number and number >= low and number <= high and number % 1 == 0
 end
 
-local function is_operation_valid()
-  return #operation == ID_BYTES and (expected == '' or is_whole(tonumber(expected), 0, MAX_WHOLE))
+local function kind_of(entry)
+  local version, kind = string.byte(entry, 1, 2)
+  if version and version >= 49 and version <= 57 and (kind == PINNED or kind == START or kind == OTHER) then
+    return kind
+  end
 end
 
--- Reads what is there (WRONGTYPE is raised here, before any write). The reply to a call that must not write, or nil.
-local function refusal()
+local function tokens_of(entry)
+  if string.byte(entry, 1) ~= 49 then  -- version 1 never says
+    local said = string.match(entry, '^[2-9][PUM](%d+)|')
+    if said and #said <= 15 then return tonumber(said) end
+  end
+  return math.ceil(#entry / BYTES_A_TOKEN)
+end
+
+local function range(first, count)
+  return redis.call('LRANGE', conversation, first, first + count - 1)
+end
+
+local function count_anew()
+  turns, tokens, pinned_count = 0, 0, 0
+  local at_head = true
+  for first = 0, length - 1, READ_AT_ONCE do
+    for _, entry in ipairs(range(first, READ_AT_ONCE)) do
+      local kind = kind_of(entry)
+      if kind == START or (turns == 0 and kind ~= PINNED) then turns = turns + 1 end
+      at_head = at_head and kind == PINNED
+      if at_head then pinned_count = pinned_count + 1 end
+      tokens = tokens + tokens_of(entry)
+    end
+  end
+end
+
+-- Reads what is there (WRONGTYPE is raised here, before any write). Further fields of the state are returned.
+local function look()
   length = redis.call('LLEN', conversation)
-  local stored = redis.call('HMGET', state, 'r', 't', 'n', 'o')
-  revision, turns, counted_for = tonumber(stored[1]) or 0, tonumber(stored[2]), tonumber(stored[3])
-  operations = stored[4] or ''
-  local found = string.find(operations, operation, 1, true)
-  while found and (found - 1) % ID_BYTES ~= 0 do  -- the end of one id and the start of the next may spell a third
-    found = string.find(operations, operation, found + 1, true)
+  local stored = redis.call('HMGET', state, 'r', 'n', 't', 'w', 'p', 'd', 'h', 'v', 'u', 'x')
+  revision, position, changes = tonumber(stored[1]) or 0, tonumber(stored[6]) or 0, stored[7] or ''
+  turns, tokens, pinned_count = tonumber(stored[3]), tonumber(stored[4]), tonumber(stored[5])
+  counted = tonumber(stored[2]) == length and turns and tokens and pinned_count and true
+  if not counted then
+    -- Positions are never given twice: all that the state knew counts as gone.
+    position = position + (tonumber(stored[2]) or 0)
+    changes = ''
+    count_anew()
   end
-  if found then
-    return {REPLAYED, revision - (found - 1) / ID_BYTES, 0, length, -1}
-  end
-  if expected ~= '' and tonumber(expected) ~= revision then
-    return {CONFLICT, revision, 0, length, -1}
-  end
-end
-
-local function record()
-  revision = revision + 1
-  redis.call('HSET', state, 'r', string.format('%.0f', revision), 't', turns, 'n', length,
-    'o', string.sub(operation .. operations, 1, ID_BYTES * IDS_KEPT))
-end
-
-local function expire(key, ms)
-  redis.call('PEXPIRE', key, string.format('%.0f', ms))
+  return stored[8] and 1 or 0, stored[9], tonumber(stored[10])
 end

@@ -1,0 +1,96 @@
+"""Which conversations a user has: an index in a cluster slot of its own, kept right by the order of writes.
+
+A conversation's state names its user. A write to a conversation that its user's index does not know of is refused
+(``unindexed``); the caller enlists it and writes again, on the condition that nothing has happened meanwhile. So
+
+* a conversation with messages is in the index, always: it is enlisted before its first message is written;
+* an erasure (erase the conversation, then delist it unless it was enlisted again) leaves nothing behind that is not in
+  the index: a write that enlisted before the erasure finds the revision advanced, and enlists again.
+
+The index may name conversations that are gone (expired, cleared, or never written because a process died in between).
+They are not shown, and each enlisting looks after the two oldest entries.
+"""
+
+from __future__ import annotations
+
+from ractogateway.redis._memory.store import Place, Store
+from ractogateway.redis._memory.values import Erasure
+from ractogateway.redis.keys import conversation_of, member_of
+from ractogateway.redis.scripts import memory_calls as calls
+from ractogateway.redis.scripts.memory_calls import Status, WriteReply
+
+_AT_ONCE = 128
+
+
+async def enlist(store: Store, user_tag: bytes, place: Place) -> None:
+    """Make a conversation known to its user's index, and look after the oldest entries."""
+    index = store.index(user_tag)
+    stale = await store.port.run(calls.enlist_conversation(index, member_of(place.id), store.terms))
+    for member in stale:
+        # The score first: an entry that is renewed from here on stays.
+        score = await store.port.run(calls.score_of(index, member))
+        other = store.place(conversation_of(member))
+        if score is None:
+            continue
+        if await store.port.run(calls.owner_of(other.keys)) == user_tag:
+            await store.port.run(calls.enlist_conversation(index, member, store.terms))
+        else:
+            await store.port.run(calls.delist_conversation(index, member, score))
+
+
+async def conversations(store: Store, user_tag: bytes) -> list[str]:
+    """The user's conversations that hold messages, the longest not enlisted first."""
+    members = await store.port.run(calls.enlisted(store.index(user_tag)))
+    places = [store.place(conversation_of(member)) for member in members]
+    found: list[str] = []
+    for start in range(0, len(places), _AT_ONCE):
+        some = places[start : start + _AT_ONCE]
+        owners = await store.port.run_many([calls.owner_of(place.keys) for place in some])
+        counts = await store.port.run_many([calls.count_messages(place.keys) for place in some])
+        told = zip(some, owners, counts, strict=True)
+        found += [place.id for place, owner, count in told if owner == user_tag and count]
+    return found
+
+
+async def erase(store: Store, place: Place) -> Erasure:
+    """Erase one conversation, whoever it belongs to."""
+    user_tag = await store.port.run(calls.owner_of(place.keys))
+    member, index = member_of(place.id), store.index(user_tag)
+    score = await store.port.run(calls.score_of(index, member)) if user_tag else None
+    guard = store.guard()
+    reply = await store.port.run(calls.erase_conversation(place.keys, store.terms, guard, user_tag=b""))
+    if score is not None:
+        await store.port.run(calls.delist_conversation(index, member, score))
+    return _sum([reply])
+
+
+async def erase_user(store: Store, user_tag: bytes) -> Erasure:
+    """Erase every conversation of a user."""
+    index = store.index(user_tag)
+    members = await store.port.run(calls.enlisted(index))
+    replies: list[WriteReply] = []
+    for start in range(0, len(members), _AT_ONCE):
+        some = members[start : start + _AT_ONCE]
+        scores = await store.port.run_many([calls.score_of(index, member) for member in some])
+        erasing = [
+            calls.erase_conversation(
+                store.place(conversation_of(member)).keys, store.terms, store.guard(), user_tag=user_tag
+            )
+            for member in some
+        ]
+        replies += await store.port.run_many(erasing)
+        scored = zip(some, scores, strict=True)
+        await store.port.run_many(
+            [calls.delist_conversation(index, member, score) for member, score in scored if score is not None]
+        )
+    return _sum(replies)
+
+
+def _sum(replies: list[WriteReply]) -> Erasure:
+    """``tokens`` of an erasure's reply is the number of evicted entries."""
+    done = [reply for reply in replies if reply.status is Status.APPLIED]
+    return Erasure(
+        conversations=sum(1 for reply in done if reply.dropped or reply.tokens),
+        messages=sum(reply.dropped for reply in done),
+        evicted=sum(reply.tokens for reply in done),
+    )
