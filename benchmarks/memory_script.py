@@ -22,8 +22,8 @@ from typing import Any
 
 import redis
 
-from ractogateway.redis.scripts.loading import load
 from ractogateway.redis.entries import encode_entry
+from ractogateway.redis.scripts.loading import load
 
 MAX_TURNS = 20
 TTL_MS = 1_800_000

@@ -10,6 +10,7 @@ from ractogateway.redis._memory.values import ConversationChanges, ConversationP
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.config import ChatMemoryConfig, RateLimitConfig, RateLimitDecision, RedisOptions
+from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
 
@@ -20,6 +21,7 @@ __all__ = [
     "ChatMemoryConfig",
     "ConversationChanges",
     "ConversationPage",
+    "Encryption",
     "Erasure",
     "MemoryStats",
     "RateLimitConfig",

@@ -9,8 +9,8 @@ from typing import Any, Self
 import redis
 from memory_model import Reply
 
-from ractogateway.redis.scripts.loading import load
 from ractogateway.redis.entries import decode_entry, encode_entry
+from ractogateway.redis.scripts.loading import load
 
 SCRIPTS = ("extend", "clear", "pop", "window", "changes")
 HOUR_MS = 3_600_000
