@@ -13,7 +13,7 @@ from ractogateway.redis._memory import index, outbox, reading, transfer, writing
 from ractogateway.redis._memory.store import Store
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
-from ractogateway.redis.encryption import Encryption, check_encryption
+from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.transport import AsyncClient, TimeLimits
 
@@ -64,12 +64,13 @@ class AsyncRedisChatMemory(Core):
             config = ChatMemoryConfig()
         elif not isinstance(config, ChatMemoryConfig):
             raise InvalidTypeError(f"config must be a ChatMemoryConfig, not {type(config).__name__}")
+        if encryption is not None and not isinstance(encryption, Encryption):
+            raise InvalidTypeError(f"encryption must be an Encryption or None, not {type(encryption).__name__}")
         self._config = config
+        check_text("namespace", namespace)
         self._port = self._open_port(url, client, options, _LIMITS)
         timeout_seconds = (options.timeout_seconds if options else None) or _LIMITS.connecting
-        self._store = Store(
-            self._port, config, check_encryption(encryption), check_text("namespace", namespace), timeout_seconds
-        )
+        self._store = Store(self._port, config, encryption, namespace, timeout_seconds)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -144,8 +145,8 @@ class AsyncRedisChatMemory(Core):
     ) -> int:
         """Put these messages in the place of all that are there, pinned ones included, in one step; the new revision.
 
-        The bounds hold for them, too. What is replaced is not given to ``on_evict``; what is trimmed of the new is. It may
-        be no messages at all.
+        The bounds hold for them, too. What is replaced is not given to ``on_evict``; what is trimmed of the new is.
+        There may be none at all.
         """
         place = self._store.place(conversation_id)
         writing.check_messages(messages, may_be_empty=True)
