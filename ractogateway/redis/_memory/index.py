@@ -35,7 +35,7 @@ async def enlist(store: Store, user_tag: bytes, place: Place) -> None:
         if await store.port.run(calls.owner_of(other.keys)) == user_tag:
             await store.port.run(calls.enlist_conversation(index, member, store.terms))
         else:
-            await store.port.run(calls.delist_conversation(index, member, score))
+            await store.port.run(calls.delist_conversation(index, member, score, is_over=False))
 
 
 async def conversations(store: Store, user_tag: bytes) -> list[str]:
@@ -60,7 +60,7 @@ async def erase(store: Store, place: Place) -> Erasure:
     guard = store.guard()
     reply = await store.port.run(calls.erase_conversation(place.keys, store.terms, guard, user_tag=b""))
     if score is not None:
-        await store.port.run(calls.delist_conversation(index, member, score))
+        await store.port.run(calls.delist_conversation(index, member, score, is_over=True))
     return _sum([reply])
 
 
@@ -78,10 +78,15 @@ async def erase_user(store: Store, user_tag: bytes) -> Erasure:
             )
             for member in some
         ]
-        replies += await store.port.run_many(erasing)
-        scored = zip(some, scores, strict=True)
+        told = await store.port.run_many(erasing)
+        replies += told
+        # One that is not this user's (any more, or yet: its first write may be under way) was left as it is.
         await store.port.run_many(
-            [calls.delist_conversation(index, member, score) for member, score in scored if score is not None]
+            [
+                calls.delist_conversation(index, member, score, is_over=reply.status is not Status.FOREIGN)
+                for member, score, reply in zip(some, scores, told, strict=True)
+                if score is not None
+            ]
         )
     return _sum(replies)
 

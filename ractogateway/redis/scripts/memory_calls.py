@@ -219,9 +219,14 @@ def enlist_conversation(index: bytes, member: bytes, terms: WriteTerms) -> Call[
     return script_call(load("enlist"), (index,), (member, optional(life), ENLISTED_MS), list, replay_safe=True)
 
 
-def delist_conversation(index: bytes, member: bytes, score: float) -> Call[bool]:
-    """Take a conversation out of the index, unless it was enlisted again since it had this score."""
-    return script_call(load("delist"), (index,), (member, int(score)), bool, replay_safe=True)
+def delist_conversation(index: bytes, member: bytes, score: float, *, is_over: bool) -> Call[bool]:
+    """Take a conversation out of the index, unless it was enlisted again since it had this score.
+
+    ``is_over``: a write that it was enlisted for, and that is still under way, will find the revision advanced and
+    enlist again. Otherwise only entries are taken that are too old for such a write.
+    """
+    arguments = (member, int(score), 0 if is_over else ENLISTED_MS)
+    return script_call(load("delist"), (index,), arguments, bool, replay_safe=True)
 
 
 def enlisted(index: bytes) -> Call[list[bytes]]:
