@@ -24,11 +24,12 @@ WORK = st.tuples(
     st.sampled_from(["extend", "extend", "continue", "replace", "clear", "pop", "erase", "erase_user", "fork"]),
     st.sampled_from(CONVERSATIONS),
 )
+DIES, TIME_PASSES = 0, 1
 SCHEDULE = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 11)), max_size=60)
-"""Whose turn it is, and (at 0) whether it dies instead."""
+"""Whose turn it is, and whether it dies instead, or so much time passes first that a lease is over."""
 
 
-def play(work: list[Any], schedule: list[tuple[int, int]], check: Any) -> None:
+def play(work: list[Any], schedule: list[tuple[int, int]], check: Any, *, pass_time: Any = lambda: None) -> None:
     actors = [Actor(each) for each in work]
     try:
         for who, fate in schedule:
@@ -36,7 +37,9 @@ def play(work: list[Any], schedule: list[tuple[int, int]], check: Any) -> None:
             if not living:
                 return
             actor = living[who % len(living)]
-            actor.die() if fate == 0 else actor.step()
+            if fate == TIME_PASSES:
+                pass_time()
+            actor.die() if fate == DIES else actor.step()
             check()
         for actor in actors:
             while not actor.done:
@@ -84,6 +87,25 @@ def test_a_conversation_with_messages_is_in_its_users_index_at_every_moment(clie
     play([begin(*each) for each in work], schedule, check)
 
 
+@given(st.permutations([0] * 4 + [1] * 4 + [2] * 5))
+@settings(interleaved, max_examples=400)
+def test_an_erasure_between_two_first_writes(client, order):
+    client.flushdb()
+    memory = SteppedMemory(client=client)
+    message = [{"role": "user", "content": "hi"}]
+    actors = [Actor(memory.extend("a", message, user_id="u")) for _ in range(2)] + [Actor(memory.erase_user("u"))]
+    for who in order:
+        if not actors[who].done:
+            actors[who].step()
+    for actor in actors:
+        actor.finish()
+    assert RedisChatMemory(client=client).conversations("u") == (["a"] if memory_holds(client) else [])
+
+
+def memory_holds(client: Any) -> bool:
+    return bool(client.exists(MemoryKeys.of(PREFIX, "", "a").messages))
+
+
 @given(st.integers(2, 5), st.booleans(), SCHEDULE)
 @interleaved
 def test_a_trimmed_message_waits_or_was_delivered_at_every_moment(client, writers, hook_fails, schedule):
@@ -100,6 +122,9 @@ def test_a_trimmed_message_waits_or_was_delivered_at_every_moment(client, writer
     memory = SteppedMemory(client=client, config=ChatMemoryConfig(max_turns=1, on_evict=hook))
     read = RedisChatMemory(client=client)
 
+    def pass_time() -> None:
+        client.delete(keys.lease)
+
     def check() -> None:
         written = client.hget(keys.state, "r")
         waiting = read._run(_texts(read, client, keys.evicted)) + read._run(_texts(read, client, keys.delivering))
@@ -107,7 +132,7 @@ def test_a_trimmed_message_waits_or_was_delivered_at_every_moment(client, writer
         everything = set(delivered) - {"failed"} | set(waiting) | set(kept)
         assert len(everything) == int(written or 0)
 
-    play([memory.append("a", "user", f"m{number}") for number in range(writers)], schedule, check)
+    play([memory.append("a", "user", f"m{number}") for number in range(writers)], schedule, check, pass_time=pass_time)
     client.delete(keys.lease)
     final = RedisChatMemory(client=client, config=ChatMemoryConfig(max_turns=1, on_evict=hook))
     for _ in range(3):
