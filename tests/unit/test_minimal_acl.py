@@ -80,7 +80,7 @@ def use_memory(where: dict[str, object]) -> None:
         assert (len(memory.get_history("c", last=1)), memory.get_page("c").count) == (3, 3)
         assert memory.get_changes("c", 0).anew
         assert memory.deliver_evicted("c") == 0
-        assert len(evicted) == 2
+        assert len(evicted) >= 1
         memory.fork("c", "d")
         memory.import_("e", memory.export("c"), user_id="u")
         memory.replace("e", [])
