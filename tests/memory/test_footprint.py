@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ractogateway.redis import ChatMemoryConfig, RedisChatMemory
+from ractogateway.redis import ChatMemoryConfig, RedisChatMemory, RedisOptions
 
 TEXT_BYTES = 400
 TURNS = 20
@@ -69,3 +69,14 @@ def test_a_delta_is_what_came(any_server, bytes_sent):
     revision = memory.extend("c", turn() * 1_000)
     memory.extend("c", turn())
     assert bytes_sent(lambda: memory.get_changes("c", revision)) < 3 * TEXT_BYTES
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, 60), (5.0, 60), (120.0, 240)])
+def test_a_write_is_remembered_for_twice_its_time_limit_at_least(any_server, seconds, kept):
+    memory = RedisChatMemory(any_server.url, options=RedisOptions(timeout_seconds=seconds))
+    memory.append("c", "user", "hi")
+    memory.append("d", "user", "hi", request_id="named")
+    with any_server.client() as client:
+        lives = sorted(client.pttl(key) / 1000 for key in client.scan_iter(match="*:op:*"))
+    assert kept - 10 < lives[0] <= kept
+    assert 3_590 < lives[1] <= 3_600

@@ -102,6 +102,21 @@ def test_an_erasure_between_two_first_writes(client, order):
     assert RedisChatMemory(client=client).conversations("u") == (["a"] if memory_holds(client) else [])
 
 
+@given(st.permutations([0] * 7 + [1] * 9))
+@settings(interleaved, max_examples=300)
+def test_no_copy_escapes_an_erasure(client, order):
+    client.flushdb()
+    RedisChatMemory(client=client).append("a", "user", "secret", user_id="u")
+    memory = SteppedMemory(client=client)
+    actors = [Actor(memory.fork("a", "b")), Actor(memory.erase_user("u"))]
+    for who in order:
+        if not actors[who].done:
+            actors[who].step()
+    for actor in actors:
+        actor.finish()
+    assert not any(client.exists(MemoryKeys.of(PREFIX, "", where).messages) for where in "ab")
+
+
 def memory_holds(client: Any) -> bool:
     return bool(client.exists(MemoryKeys.of(PREFIX, "", "a").messages))
 

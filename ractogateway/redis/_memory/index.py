@@ -20,6 +20,8 @@ from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Status, WriteReply
 
 _AT_ONCE = 128
+_ERASURE_ROUNDS = 8
+"""A user who writes all the while must not keep an erasure from ending."""
 
 
 async def enlist(store: Store, user_tag: bytes, place: Place) -> None:
@@ -65,30 +67,37 @@ async def erase(store: Store, place: Place) -> Erasure:
 
 
 async def erase_user(store: Store, user_tag: bytes) -> Erasure:
-    """Erase every conversation of a user."""
+    """Erase every conversation of a user, those included that come into the index meanwhile."""
     index = store.index(user_tag)
-    members = await store.port.run(calls.enlisted(index))
+    seen: set[bytes] = set()
     replies: list[WriteReply] = []
-    for start in range(0, len(members), _AT_ONCE):
-        some = members[start : start + _AT_ONCE]
-        scores = await store.port.run_many([calls.score_of(index, member) for member in some])
-        erasing = [
-            calls.erase_conversation(
-                store.place(conversation_of(member)).keys, store.terms, store.guard(), user_tag=user_tag
-            )
-            for member in some
-        ]
-        told = await store.port.run_many(erasing)
-        replies += told
-        # One that is not this user's (any more, or yet: its first write may be under way) was left as it is.
-        await store.port.run_many(
-            [
-                calls.delist_conversation(index, member, score, is_over=reply.status is not Status.FOREIGN)
-                for member, score, reply in zip(some, scores, told, strict=True)
-                if score is not None
-            ]
-        )
+    for _ in range(_ERASURE_ROUNDS):
+        members = [member for member in await store.port.run(calls.enlisted(index)) if member not in seen]
+        if not members:
+            break
+        for start in range(0, len(members), _AT_ONCE):
+            replies += await _erase_some(store, user_tag, members[start : start + _AT_ONCE])
+        seen.update(members)
     return _sum(replies)
+
+
+async def _erase_some(store: Store, user_tag: bytes, members: list[bytes]) -> list[WriteReply]:
+    index = store.index(user_tag)
+    places = [store.place(conversation_of(member)) for member in members]
+    # The scores first: an entry that is renewed from here on stays.
+    scores = await store.port.run_many([calls.score_of(index, member) for member in members])
+    replies: list[WriteReply] = await store.port.run_many(
+        [calls.erase_conversation(place.keys, store.terms, store.guard(), user_tag=user_tag) for place in places]
+    )
+    # One that is not this user's (any more, or yet: its first write may be under way) was left as it is.
+    await store.port.run_many(
+        [
+            calls.delist_conversation(index, member, score, is_over=reply.status is not Status.FOREIGN)
+            for member, score, reply in zip(members, scores, replies, strict=True)
+            if score is not None
+        ]
+    )
+    return replies
 
 
 def _sum(replies: list[WriteReply]) -> Erasure:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
+from ractogateway.redis._memory import index
 from ractogateway.redis._memory.codec import JsonMessage, plain_json
 from ractogateway.redis._memory.store import Place, Store
 from ractogateway.redis._memory.writing import write_entries, write_messages
@@ -23,7 +24,12 @@ async def fork(store: Store, source: Place, target: Place, request_id: str | Non
     if not moved:
         raise InvalidValueError("source must be a conversation that holds messages")
     guard = store.guard(request_id)
-    return await write_entries(store, target, moved, guard, mode="fill", user_tag=owner)
+    revision = await write_entries(store, target, moved, guard, mode="fill", user_tag=owner)
+    if owner and await store.port.run(calls.owner_of(source.keys)) != owner:
+        # The source was erased meanwhile. Its erasure may have looked for copies before this one was in the index.
+        await index.erase(store, target)
+        raise InvalidValueError("source must not be erased while it is copied: the copy was erased, too")
+    return revision
 
 
 async def export(store: Store, place: Place) -> str:
