@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ractogateway._checks import check_count, check_position, check_revision, check_role, check_text
+from ractogateway._checks import ROLES, check_count, check_position, check_revision, check_role, check_text
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import Message
 from ractogateway.redis._core import Core
@@ -199,9 +199,11 @@ class AsyncRedisChatMemory(Core):
         return await reading.history(self._store, place, None if last is None else check_count("last", last))
 
     async def get_messages(self, conversation_id: str, *, last: int | None = None) -> list[Message]:
-        """`get_history` as `Message` objects."""
+        """`get_history` as `Message` objects. One whose role this release does not know is left out and counted."""
         history = await self.get_history(conversation_id, last=last)
-        return [Message.model_validate(message) for message in history]
+        known = [message for message in history if message["role"] in ROLES]
+        self._store.counters.skipped(len(history) - len(known))
+        return [Message.model_validate(message) for message in known]
 
     async def get_page(self, conversation_id: str, *, limit: int = 50, before: int | None = None) -> ConversationPage:
         """A page of the conversation from the end towards the beginning, in whole turns, and the pinned messages.

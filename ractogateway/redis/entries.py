@@ -24,10 +24,22 @@ from typing import Any, Final, NoReturn
 
 from ractogateway.redis.turns import Kind, kind_of, to_json
 
-__all__ = ["SEALED", "decode_entry", "decode_payload", "encode_entry", "entry_kind", "estimate_tokens", "split_entry"]
+__all__ = [
+    "MAX_ENTRY_TOKENS",
+    "SEALED",
+    "decode_entry",
+    "decode_payload",
+    "encode_entry",
+    "entry_kind",
+    "estimate_tokens",
+    "split_entry",
+]
 
 SEALED: Final = 3
 """The version whose payload is encrypted."""
+
+MAX_ENTRY_TOKENS: Final = 10**15 - 1
+"""The most that a header can say: sums of them stay exact in Lua, whose numbers are doubles."""
 
 _PLAIN, _COUNTED = 1, 2
 _VERSIONS = frozenset("123456789")

@@ -153,6 +153,13 @@ def test_a_conversation_of_which_nothing_can_be_read_is_read_to_its_end(memory, 
     assert memory.stats.skipped == 20
 
 
+def test_a_role_of_a_later_release_is_in_the_history_and_no_message_object(memory, spoil):
+    spoil(-1, b'1M{"role":"critic","content":"hm"}')
+    assert memory.get_history("c", last=1)[-1] == {"role": "critic", "content": "hm"}
+    assert [message.role for message in memory.get_messages("c", last=1)] == ["system", "user"]
+    assert memory.stats.skipped == 1
+
+
 @pytest.mark.parametrize("spoilt", [-3, -2])
 def test_neither_call_nor_result_comes_without_the_other(make, spoil, spoilt):
     memory = make("memory")

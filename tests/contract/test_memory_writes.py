@@ -71,7 +71,9 @@ def test_counts_and_estimates_live_together(make):
     assert estimated > 30
 
 
-@pytest.mark.parametrize(("count", "kind"), [(-1, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("count", "kind"), [(-1, ValueError), (10**15, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)]
+)
 def test_a_counter_that_does_not_count(make, count, kind):
     memory = make("memory", config=ChatMemoryConfig(count_tokens=lambda _message: count))
     with pytest.raises(kind, match="count_tokens"):

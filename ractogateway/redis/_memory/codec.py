@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ractogateway._checks import check_tokens
-from ractogateway.errors import InvalidTypeError
+from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message
 from ractogateway.redis._memory.counters import Counters
 from ractogateway.redis.config import ChatMemoryConfig
 from ractogateway.redis.encryption import CannotDecrypt, Encryption
 from ractogateway.redis.entries import (
+    MAX_ENTRY_TOKENS,
     SEALED,
     decode_payload,
     encode_entry,
@@ -27,6 +28,17 @@ from ractogateway.redis.turns import check_message, takes_part_in_tool_use, to_j
 
 T = TypeVar("T")
 JsonMessage = dict[str, Any]
+
+
+class Decoded(NamedTuple):
+    """What became of some entries.
+
+    Of a turn with an unreadable entry, messages that take part in tool use are left out with it: a provider refuses a
+    result without its call, and a call without its result.
+    """
+
+    messages: list[JsonMessage]
+    unreadable: int
 
 
 class Codec:
@@ -55,17 +67,20 @@ class Codec:
         counts: Sequence[int | None] = [None] * len(checked)
         if self._count_tokens is not None:
             told = await self._of_each(self._count_tokens, checked)
-            counts = [check_tokens("what count_tokens returns", count, minimum=0) for count in told]
+            counts = [_checked_count(count) for count in told]
         return [self._entry(keys, *pair) for pair in zip(checked, counts, strict=True)]
 
     def decode(self, keys: MemoryKeys, entries: Sequence[bytes]) -> list[JsonMessage]:
-        """The messages of these entries; what cannot be read is left out and counted.
+        """The messages of these entries; what cannot be read is left out and counted, see `Decoded`."""
+        decoded = self.attempt(keys, entries)
+        self.counters.skipped(len(entries) - len(decoded.messages))
+        return decoded.messages
 
-        Of a turn with such an entry, messages that take part in tool use are left out with it: a provider refuses a
-        result without its call, and a call without its result.
-        """
+    def attempt(self, keys: MemoryKeys, entries: Sequence[bytes]) -> Decoded:
+        """`decode` for a caller who may try again, and counts later."""
         read: list[JsonMessage] = []
         turn: list[JsonMessage] = []
+        unreadable = 0
         is_whole = True
         for entry in entries:
             if entry_kind(entry) == "U":
@@ -73,12 +88,11 @@ class Codec:
                 turn, is_whole = [], True
             message = self._message(keys, entry)
             if message is None:
-                is_whole = False
+                unreadable, is_whole = unreadable + 1, False
             else:
                 turn.append(message)
         read += turn if is_whole else _without_tool_use(turn)
-        self.counters.skipped(len(entries) - len(read))
-        return read
+        return Decoded(read, unreadable)
 
     def read(self, keys: MemoryKeys, entry: bytes) -> JsonMessage | None:
         """The message of one entry, None where it cannot be read. Not counted."""
@@ -151,6 +165,13 @@ class Codec:
 
 def _without_tool_use(turn: list[JsonMessage]) -> list[JsonMessage]:
     return [message for message in turn if not takes_part_in_tool_use(message)]
+
+
+def _checked_count(value: object) -> int:
+    count = check_tokens("what count_tokens returns", value, minimum=0)
+    if count > MAX_ENTRY_TOKENS:
+        raise InvalidValueError("what count_tokens returns must be below 10**15")
+    return count
 
 
 def _mapping(message: object) -> Mapping[str, Any]:

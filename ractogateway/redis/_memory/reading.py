@@ -56,8 +56,10 @@ async def _window(store: Store, place: Place, last: int, before: int | None) -> 
     wanted = last
     while True:
         window = await store.port.run(calls.read_window(place.keys, last=wanted, before=before))
-        readable = sum(store.codec.read(place.keys, entry) is not None for entry in window.entries)
-        if readable >= last or not window.earlier:
+        messages, unreadable = store.codec.attempt(place.keys, window.entries)
+        missing = last - (len(window.entries) - unreadable)
+        if missing <= 0 or not window.earlier:
             break
-        wanted += max(last - readable, len(window.entries) - readable)
-    return _Read(window, store.codec.decode(place.keys, window.pinned), store.codec.decode(place.keys, window.entries))
+        wanted += max(missing, unreadable)
+    store.counters.skipped(len(window.entries) - len(messages))
+    return _Read(window, store.codec.decode(place.keys, window.pinned), messages)

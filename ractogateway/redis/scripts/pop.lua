@@ -46,7 +46,9 @@ for i = 1, #tail do
 end
 length = length - taken
 pinned_count = math.min(pinned_count, length)
-if length == pinned_count then turns = 0 end  -- the first turn may have had no message of the user's
+-- The first turn may have had no message of the user's; an edit behind the state's back may have made counts wrong.
+turns = length == pinned_count and 0 or math.max(turns, 1)
+tokens = math.max(tokens, 0)
 record('x')
 renew(ttl_ms, tombstone)
 return {APPLIED, revision, taken, length, turns, tokens, waiting, ''}
