@@ -250,12 +250,16 @@ def test_a_conflict_and_a_full_head_write_nothing(conversation):
     assert conversation.snapshot() == before
 
 
-@pytest.mark.parametrize("which", ["list", "state"])
+@pytest.mark.parametrize("which", ["list", "state", "evicted", "operation"])
 def test_a_key_of_another_type_is_an_error_before_any_write(conversation, which):
-    conversation.client.set(getattr(conversation, which), "somebody else's")
+    operation = b"A" * 16
+    key = conversation.operation_key(operation) if which == "operation" else getattr(conversation, which)
+    conversation.extend(*plain_turns(2))
+    conversation.client.delete(key)
+    conversation.client.hset(key, "somebody", "else's") if which != "state" else conversation.client.set(key, "x")
     before = conversation.snapshot()
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        conversation.extend(*plain_turns(1))
+        conversation.extend(*plain_turns(1), max_turns=1, operation=operation, hooked=HOUR_MS)
     assert conversation.snapshot() == before
 
 

@@ -39,8 +39,7 @@ class Store:
     ) -> None:
         self.port = port
         self.config = config
-        self.counters = Counters()
-        self.codec = Codec(config, encryption, port, self.counters)
+        self.codec = Codec(config, encryption, port, Counters())
         self.namespace = namespace
         ttl_ms = None if config.ttl_seconds is None else milliseconds(config.ttl_seconds)
         hooked_ms = None if config.on_evict is None else max(ttl_ms or 0, EVICTED_MS)
@@ -75,7 +74,11 @@ class Store:
             return Guard(os.urandom(16), self._keep_ms, expected_revision)
         return Guard(operation_id(check_id("request_id", request_id)), self._keep_named_ms, expected_revision)
 
+    @property
+    def counters(self) -> Counters:
+        """What this memory counts."""
+        return self.codec.counters
+
     def share_counters(self, other: Store) -> None:
         """Count together with another memory."""
-        self.counters = other.counters
         self.codec.counters = other.counters

@@ -23,7 +23,7 @@
 -- A turn starts at 'U'; what precedes the first 'U' is one turn; an entry without a valid header belongs to the turn it
 -- stands in. Whole turns leave from the front, never the last one, never a pinned entry wherever it stands. Tokens are
 -- those of all entries, pinned ones included.
--- Commands (for an ACL): LLEN HMGET GET EXISTS LRANGE RPUSH LPUSH LTRIM HSET SET PEXPIRE PERSIST TIME.
+-- Commands (for an ACL): LLEN HMGET GET LRANGE RPUSH LPUSH LTRIM HSET SET PEXPIRE PERSIST TIME.
 -- O(entries added + entries dropped), plus O(pinned) when it trims or pins; O(list) when the list was changed (expired,
 -- evicted, edited) behind the state's back.
 
@@ -64,7 +64,8 @@ end
 -- What is there, and who may write
 
 local waiting, owner, indexed_until = look()
-if hooked_ms and waiting == 0 then waiting = redis.call('EXISTS', evicted) end  -- the state may have been lost
+-- The state may have been lost; and what is of another type must be found out before any write.
+if hooked_ms and redis.call('LLEN', evicted) > 0 then waiting = 1 end
 if user ~= '' and owner and owner ~= user then return refused(FOREIGN, revision, waiting) end
 local refusing = refusal(waiting)
 if refusing then return refusing end
