@@ -29,7 +29,7 @@ from ractogateway.redis.scripts.loading import load
 MAX_TURNS = 20
 TTL_MS = 1_800_000
 TOMBSTONE_MS = 86_400_000
-KEEP_MS = 60_000
+KEEP_MS = 10_000
 LIST, STATE, EVICTED = b"{bench}l", b"{bench}s", b"{bench}e"
 
 Turn = Callable[[int], Any]

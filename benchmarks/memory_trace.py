@@ -139,7 +139,7 @@ def main() -> None:
     print(f"server time a turn (read and write): {server_us:.0f} µs")
     print(f"{messages} messages kept, {texts / messages:,.0f} bytes of text each; the store takes {kept / texts:.3f}x")
     print(f"{(kept - texts) / messages:.0f} bytes a message besides the text; a write is remembered in", end=" ")
-    print(f"{operations / turns:.0f} bytes for a minute")
+    print(f"{operations / turns:.0f} bytes for ten seconds")
 
 
 if __name__ == "__main__":

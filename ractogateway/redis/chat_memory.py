@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ractogateway._checks import ROLES, check_count, check_position, check_revision, check_role, check_text
+from ractogateway._checks import ROLES, check_count, check_id, check_position, check_revision, check_role, check_text
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import Message
 from ractogateway.redis._core import Core
 from ractogateway.redis._memory import index, outbox, reading, transfer, writing
-from ractogateway.redis._memory.store import Store
+from ractogateway.redis._memory.store import CLIENTS_OWN_SECONDS, Store
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
 from ractogateway.redis.encryption import Encryption
@@ -69,7 +69,8 @@ class AsyncRedisChatMemory(Core):
         self._config = config
         check_text("namespace", namespace)
         self._port = self._open_port(url, client, options, _LIMITS)
-        timeout_seconds = (options.timeout_seconds if options else None) or _LIMITS.connecting
+        own_limit = (options.timeout_seconds if options else None) or _LIMITS.connecting
+        timeout_seconds = own_limit if client is None else CLIENTS_OWN_SECONDS
         self._store = Store(self._port, config, encryption, namespace, timeout_seconds)
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -158,7 +159,8 @@ class AsyncRedisChatMemory(Core):
         """Take the newest message off and return it; None where there is none.
 
         What stands behind it and cannot be read goes with it. This takes one message, not a turn: popping a tool's
-        result leaves its call for the next ``pop`` or for another result.
+        result leaves its call for the next ``pop`` or for another result. It has no ``request_id``: where a given client
+        gives up (`OutcomeUnknown`), read what is there before trying again.
 
         Raises:
             RevisionConflict: the conversation is not at ``expected_revision``; nothing was taken.
@@ -288,7 +290,7 @@ class AsyncRedisChatMemory(Core):
         """
         place = self._store.place(conversation_id)
         if source_key is not None:
-            check_text("source_key", source_key)
+            check_id("source_key", source_key)
         return await transfer.migrate(self._store, place, source_key, self._store.user_tag(user_id))
 
     async def conversations(self, user_id: str) -> list[str]:

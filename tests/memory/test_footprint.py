@@ -27,8 +27,8 @@ def test_the_store_takes_at_most_a_third_more_than_the_text(server):
     text = 2 * TURNS * TEXT_BYTES
     assert len(keys) == 2
     assert taken <= 1.3 * text, f"{taken / text:.3f}"
-    assert remembered <= 200, "a write is remembered for a minute"
-    assert longest <= 60_000
+    assert remembered <= 200
+    assert longest <= 10_000, "a write is remembered for twice its time limit"
 
 
 @pytest.fixture
@@ -71,12 +71,19 @@ def test_a_delta_is_what_came(any_server, bytes_sent):
     assert bytes_sent(lambda: memory.get_changes("c", revision)) < 3 * TEXT_BYTES
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(1.0, 60), (5.0, 60), (120.0, 240)])
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, 10), (5.0, 10), (120.0, 240)])
 def test_a_write_is_remembered_for_twice_its_time_limit_at_least(any_server, seconds, kept):
     memory = RedisChatMemory(any_server.url, options=RedisOptions(timeout_seconds=seconds))
     memory.append("c", "user", "hi")
     memory.append("d", "user", "hi", request_id="named")
     with any_server.client() as client:
         lives = sorted(client.pttl(key) / 1000 for key in client.scan_iter(match="*:op:*"))
-    assert kept - 10 < lives[0] <= kept
+    assert kept - 5 < lives[0] <= kept
     assert 3_590 < lives[1] <= 3_600
+
+
+def test_a_given_client_is_given_a_minute(any_server):
+    with any_server.client() as client:
+        RedisChatMemory(client=client).append("c", "user", "hi")
+        (key,) = client.scan_iter(match="*:op:*")
+        assert 50_000 < client.pttl(key) <= 60_000

@@ -14,8 +14,11 @@ from ractogateway.redis.keys import MemoryKeys, operation_id
 from ractogateway.redis.scripts.memory_calls import EVICTED_MS, TOMBSTONE_MS, Guard, WriteTerms
 from ractogateway.redis.transport import Port
 
-_KEPT_SECONDS = 60.0
+_KEPT_SECONDS = 10.0
 _NAMED_KEPT_SECONDS = 3600.0
+
+CLIENTS_OWN_SECONDS = 30.0
+"""What a call over a given client is taken to last at most, its retries included: only the client knows."""
 
 
 @dataclass(frozen=True, slots=True)
