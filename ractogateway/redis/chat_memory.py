@@ -159,8 +159,8 @@ class AsyncRedisChatMemory(Core):
         """Take the newest message off and return it; None where there is none.
 
         What stands behind it and cannot be read goes with it. This takes one message, not a turn: popping a tool's
-        result leaves its call for the next ``pop`` or for another result. It has no ``request_id``: where a given client
-        gives up (`OutcomeUnknown`), read what is there before trying again.
+        result leaves its call for the next ``pop`` or for another result. It has no ``request_id``: where a given
+        client gives up (`OutcomeUnknown`), read what is there before trying again.
 
         Raises:
             RevisionConflict: the conversation is not at ``expected_revision``; nothing was taken.
