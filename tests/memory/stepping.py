@@ -17,10 +17,18 @@ class _Step:
         yield
 
 
+class _Still:
+    def stop(self) -> None:
+        return
+
+
 class _SteppedPort(ClientPort):
     async def run(self, call: Any) -> Any:
         await _Step()
         return await super().run(call)
+
+    def every(self, interval_seconds: float, call: Any) -> Any:
+        return _Still()  # time passes when the test says so
 
     async def call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
         await _Step()  # a process may die before its hook, or in it

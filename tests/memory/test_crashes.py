@@ -11,6 +11,8 @@ import pytest
 from servers import wait_until
 
 from ractogateway.redis import AsyncRedisChatMemory, ChatMemoryConfig, RedisChatMemory
+from ractogateway.redis._memory import outbox
+from ractogateway.redis.scripts import memory_calls
 from ractogateway.redis.scripts.memory_calls import LEASE_MS
 
 DYING = """
@@ -75,6 +77,34 @@ def test_a_cancelled_hook_leaves_the_messages_for_the_next(any_server):
 
     anyio.run(main)
     assert evicted == ["began", "q0", "q1"]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_nobody_else_gets_what_a_long_hook_is_at(any_server, monkeypatch, blocking):
+    """However long it takes: the lease is renewed, and may end only when the process does."""
+    monkeypatch.setattr(memory_calls, "LEASE_MS", 400)
+    monkeypatch.setattr(outbox, "_BEAT_SECONDS", 0.05)
+    evicted, others = [], []
+    other = memory_with(any_server, others)
+
+    def hook(_id, messages):
+        evicted.extend(messages)
+        with any_server.client() as client:
+            (lease,) = client.keys("*:lease")
+            for _ in range(12):  # beats: a lease and a half
+                end = client.pexpiretime(lease)
+                wait_until(lambda end=end: client.pexpiretime(lease) > end, what="a beat")
+        assert other.deliver_evicted("c") == 0
+
+    config = ChatMemoryConfig(max_turns=1, on_evict=hook)
+    face = RedisChatMemory(any_server.url, config=config)
+    for number in range(2):
+        if blocking:
+            face.append("c", "user", f"q{number}")
+        else:
+            anyio.run(face.aio.append, "c", "user", f"q{number}")
+    assert face.stats.hook_failures == 0
+    assert ([message["content"] for message in evicted], others) == (["q0"], [])
 
 
 def test_coroutine_functions_are_awaited(any_server):

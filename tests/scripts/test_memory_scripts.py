@@ -72,6 +72,17 @@ def test_a_claim_that_ran_out_settles_nothing(conversation, run):
     assert claim(run, "D") == taken == plain_turns(1, first=1)
 
 
+def test_a_claim_is_prolonged_while_it_holds(conversation, run):
+    conversation.extend(*plain_turns(2), max_turns=1, hooked=HOUR_MS)
+    claim(run, "A", lease=1_000)
+    assert run("renew", ["lease"], "A", 60_000) == 1
+    assert conversation.client.pttl(conversation._base + "lease") > 50_000
+    assert run("renew", ["lease"], "B", 90_000) == 0
+    settle(run, "A")
+    assert run("renew", ["lease"], "A", 60_000) == 0
+    assert not conversation.client.exists(conversation._base + "lease")
+
+
 def test_what_waits_has_a_life_and_is_reported_by_every_write(conversation):
     assert conversation.extend(*plain_turns(2), max_turns=1, hooked=DAY_MS).waiting == 1
     assert DAY_MS - 10_000 < conversation.client.pttl(conversation.evicted) <= DAY_MS
@@ -193,6 +204,7 @@ def test_a_list_is_discarded_only_as_it_was_read(conversation, run):
         ("claim", CLAIM, ["", 1]),
         ("claim", CLAIM, ["A", 0]),
         ("claim", CLAIM, ["A", "x"]),
+        ("renew", ["lease"], ["A", 0]),
         ("enlist", ["index"], ["", 1, 1]),
         ("enlist", ["index"], ["a", "x", 1]),
         ("enlist", ["index"], ["a", 1, ""]),

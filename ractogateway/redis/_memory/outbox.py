@@ -1,8 +1,8 @@
 """Evicted messages on their way to the user's hook.
 
-The script that trims moves what it trims into a list, in the same step. Whoever writes next takes the list over for a
-while (a lease), calls the hook, and only then deletes it. A process that dies anywhere in between leaves the messages
-there: at least once, and in order.
+The script that trims moves what it trims into a list, in the same step. Whoever writes next takes the list over (a
+lease, renewed while the hook is at work), calls the hook, and only then deletes it. A process that dies anywhere in
+between leaves the messages there: at least once, and in order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ractogateway.redis._memory.store import Place, Store
 from ractogateway.redis.scripts import memory_calls as calls
 
 _RELEASE_SECONDS = 1.0
+_BEAT_SECONDS = calls.LEASE_MS / 3000
 
 
 async def deliver(store: Store, place: Place) -> int:
@@ -27,6 +28,7 @@ async def deliver(store: Store, place: Place) -> int:
         if not entries:
             break
         messages = store.codec.decode(place.keys, entries)
+        heartbeat = store.port.every(_BEAT_SECONDS, calls.renew_claim(place.keys, token=token))
         try:
             if messages:
                 await store.port.call_user(hook, place.id, messages)
@@ -37,6 +39,8 @@ async def deliver(store: Store, place: Place) -> int:
         except BaseException:  # cancelled or interrupted: let somebody else try at once
             await store.port.cleanup(partial(_release, store, place, token), seconds=_RELEASE_SECONDS)
             raise
+        finally:
+            heartbeat.stop()
         more = await store.port.run(calls.settle_evicted(place.keys, token=token, delivered=True))
         delivered += len(messages)
     return delivered

@@ -26,8 +26,8 @@ TOMBSTONE_MS = _DAY_MS
 EVICTED_MS = 7 * _DAY_MS
 """How long at least what was trimmed waits for its hook."""
 
-LEASE_MS = 60_000
-"""How long nobody else delivers what a hook was given and has not come back from."""
+LEASE_MS = 30_000
+"""How long nobody else delivers what a hook was given, after the process that called it was last heard of."""
 
 ENLISTED_MS = 3600 * 1000
 """The age at which an entry of a user's index may be judged by its conversation: the write it was made for is over."""
@@ -202,6 +202,11 @@ def claim_evicted(keys: MemoryKeys, *, token: bytes) -> Call[list[bytes]]:
     """The evicted entries, to be given to the hook; none where somebody else is at it."""
     touched = (keys.evicted, keys.delivering, keys.lease)
     return script_call(load("claim"), touched, (token, LEASE_MS), list, replay_safe=True)
+
+
+def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
+    """Prolong a claim; False if it has run out."""
+    return script_call(load("renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
 
 
 def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool) -> Call[bool]:
