@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ractogateway._checks import check_id, milliseconds
 from ractogateway.redis._memory.codec import Codec
@@ -27,6 +28,10 @@ class Place:
 
     id: str
     keys: MemoryKeys
+
+
+# A conversation is read, then written, again and again: its keys are spelled once.
+_keys = lru_cache(maxsize=1024)(MemoryKeys.of)
 
 
 class Store:
@@ -59,7 +64,7 @@ class Store:
     def place(self, conversation_id: str, name: str = "conversation_id") -> Place:
         """Where a conversation is; the id is checked."""
         checked = check_id(name, conversation_id)
-        return Place(checked, MemoryKeys.of(self.config.key_prefix, self.namespace, checked))
+        return Place(checked, _keys(self.config.key_prefix, self.namespace, checked))
 
     def user_tag(self, user_id: str | None) -> bytes:
         """What stands for a user, empty for None; the id is checked."""

@@ -125,7 +125,7 @@ end
 local function pass_oldest_turns()
   local pinned_met, met = {}, {}
   local passed, pinned_passed, met_passed, turns_left, tokens_left = start, 0, 0, turns, tokens
-  local index, in_turn, turn_tokens, size = start, false, 0, 4  -- a turn of two messages is told by three entries
+  local index, in_turn, turn_tokens, size = start, false, 0, 3  -- a turn of two messages is told by three entries
   while index < length do
     for _, entry in ipairs(range(index, size)) do
       local kind = kind_of(entry)
