@@ -53,7 +53,7 @@ def test_reading_that_nothing_changed_costs_the_same_whatever_the_length(any_ser
         revision = memory.extend(name, turn() * turns)
         costs.append(bytes_sent(lambda name=name, revision=revision: memory.get_changes(name, revision)))
     overhead = bytes_sent(lambda: None)
-    assert abs(costs[0] - costs[1]) <= 8, costs
+    assert abs(costs[0] - costs[1]) <= 16, "the digits of two numbers"
     assert costs[1] - overhead <= 64
 
 

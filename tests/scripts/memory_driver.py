@@ -112,6 +112,16 @@ class Conversation:
         """The content of every entry that can be read."""
         return [message["content"] for entry in self.entries() if (message := decode_entry(entry)) is not None]
 
+    def counts(self) -> dict[str, int]:
+        """What the state says of the list."""
+        names = ("revision", "length", "turns", "tokens", "pinned", "position")
+        words = (self.client.hget(self.state, "c") or b"0 0 0 0 0 0").split(b" ")
+        return dict(zip(names, map(int, words), strict=True))
+
+    def set_count(self, name: str, value: int) -> None:
+        counts = {**self.counts(), name: value}
+        self.client.hset(self.state, "c", b" ".join(b"%d" % count for count in counts.values()))
+
     def snapshot(self) -> tuple[object, ...]:
         """Everything a refused call must leave as it is."""
         keys = (self.list, self.state)

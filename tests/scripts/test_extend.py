@@ -323,7 +323,7 @@ def test_a_pinned_message_edited_into_the_last_turn_stays_there_once(conversatio
 def test_a_conversation_edited_down_to_pinned_messages_has_no_turn(conversation):
     conversation.extend(*plain_turns(1), max_turns=2)
     edit(conversation, encode_entry(system("s0")), encode_entry(system("s1")))
-    conversation.client.hset(conversation.state, "t", 3)
+    conversation.set_count("turns", 3)
     reply = conversation.say(system("s2"), max_turns=2)
     assert (reply.turns, conversation.texts()) == (0, ["s0", "s1", "s2"])
 
@@ -336,5 +336,14 @@ def test_entries_of_a_future_version_are_trimmed_by_their_kind(conversation):
 def test_the_state_says_what_it_counted(conversation):
     conversation.extend(*plain_turns(3), max_turns=2, ttl=None, tombstone=DAY_MS)
     conversation.extend(encode_entry(system("s")), max_turns=2)
-    state = conversation.client.hgetall(conversation.state)
-    assert {name: state[name] for name in (b"r", b"t", b"n")} == {b"r": b"2", b"t": b"2", b"n": b"5"}
+    counts = conversation.counts()
+    assert (counts["revision"], counts["turns"], counts["length"]) == (2, 2, 5)
+    assert (counts["pinned"], counts["position"]) == (1, 2)
+
+
+@pytest.mark.parametrize("state", [b"", b"x", b"7 2", b"7 2 1 x 0 0", b"-1 2 1 9 0 0", b"7 2 1 9 0 0 0"])
+def test_a_state_that_makes_no_sense_is_no_state(conversation, state):
+    conversation.extend(*plain_turns(1))
+    conversation.client.hset(conversation.state, "c", state)
+    assert conversation.extend(*plain_turns(1, first=1), max_turns=1)[:5] == (APPLIED, 1, 2, 2, 1)
+    assert conversation.entries() == plain_turns(1, first=1)

@@ -134,8 +134,8 @@ class Memory(RuleBasedStateMachine):
 
     @rule(garbage=st.binary(max_size=4).filter(lambda entry: entry[1:2] not in (b"P", b"U")))
     def edit(self, garbage: bytes) -> None:
-        counted = self.conversation.client.hget(self.conversation.state, "n")
-        for _ in range(2 if counted == b"%d" % (len(self.model.entries) + 1) else 1):
+        counted = self.conversation.counts()["length"]
+        for _ in range(2 if counted == len(self.model.entries) + 1 else 1):
             self.conversation.client.rpush(self.conversation.list, garbage)
             self.model.entries.append(garbage)
 
@@ -148,7 +148,7 @@ class Memory(RuleBasedStateMachine):
     @invariant()
     def the_state_is_the_models(self) -> None:
         client = self.conversation.client
-        assert int(client.hget(self.conversation.state, "r") or 0) == self.model.revision
+        assert self.conversation.counts()["revision"] == self.model.revision
         assert client.lrange(self.conversation.evicted, 0, -1) == self.model.evicted
 
     @invariant()

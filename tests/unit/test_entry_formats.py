@@ -79,15 +79,20 @@ def test_the_estimate_is_a_token_in_four_bytes():
     assert [estimate_tokens(b"x" * size) for size in (1, 4, 5, 400)] == [1, 1, 2, 100]
 
 
-def test_a_conversation_of_the_first_format_goes_on(any_server, client):
-    """State without tokens, pinned entries, position or log; operations in the state."""
+STATE = {b"c": b"7 4 3 43 1 2", b"h": b"2,2;x;1,0;"}
+"""Revision, length, turns, tokens, pinned and position; what the newest writes did."""
+
+
+def test_a_conversation_goes_on_where_an_earlier_release_left_it(any_server, client):
     keys = MemoryKeys.of("ractogateway:memory", "", "c")
     entries = [PLAIN[1][0], *(b'1U{"role":"user","content":"q%d"}' % number for number in range(3))]
     client.rpush(keys.messages, *entries)
-    client.hset(keys.state, mapping={"r": 7, "t": 3, "n": 4, "o": b"A" * 32})
+    client.hset(keys.state, mapping=STATE)
     memory = RedisChatMemory(any_server.url, config=ChatMemoryConfig(max_turns=3))
-    assert [message["content"] for message in memory.get_history("c", last=1)] == ["Be kind.", "q2"]
-    assert memory.get_changes("c", 6).anew
+    page = memory.get_page("c", limit=2)
+    assert [message["content"] for message in page.messages] == ["q1", "q2"]
+    assert (page.revision, page.tokens, page.before) == (7, 43, 3)
+    assert memory.get_changes("c", 6).messages == [{"role": "user", "content": f"q{n}"} for n in (1, 2)]
+    assert memory.get_changes("c", 5).anew
     assert memory.extend("c", [{"role": "user", "content": "q3"}], expected_revision=7) == 8
-    assert [message["content"] for message in memory.get_history("c")] == ["Be kind.", "q1", "q2", "q3"]
-    assert memory.get_page("c").tokens == sum(map(estimate_tokens, client.lrange(keys.messages, 0, -1)))
+    assert client.hgetall(keys.state) == {b"c": b"8 4 3 43 1 3", b"h": b"1,1;2,2;x;1,0;"}

@@ -16,13 +16,13 @@
 -- waits for the model), and must be refused once the user has deleted the conversation.
 
 local conversation, state, operation = KEYS[1], KEYS[2], KEYS[3]
-local ttl, expected, keep, tombstone = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local ttl, expected, keep, tombstone = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 --#include conversation.lua
 --#include recording.lua
 
 local ttl_ms = ttl ~= '' and tonumber(ttl) or nil
-if not (is_whole(tombstone, 1, MAX_MS) and (ttl == '' or is_whole(ttl_ms, 1, MAX_MS)) and is_guard_valid()) then
+if not (is_whole(tonumber(tombstone), 1, MAX_MS) and (ttl == '' or is_whole(ttl_ms, 1, MAX_MS)) and is_guard_valid()) then
   return redis.error_reply('BADARGUMENT clear: an argument is out of range')
 end
 local waiting = look()
@@ -35,5 +35,5 @@ local dropped = length
 position = position + length - pinned_count
 turns, tokens, pinned_count, length = 0, 0, 0, 0
 record('x')
-renew(ttl_ms, tombstone)
+renew(ttl, tombstone)
 return {APPLIED, revision, dropped, length, turns, tokens, waiting, ''}

@@ -17,13 +17,13 @@
 
 local conversation, state, operation = KEYS[1], KEYS[2], KEYS[3]
 local evicted, delivering, lease = KEYS[4], KEYS[5], KEYS[6]
-local keep, tombstone, user = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local keep, tombstone, user = ARGV[1], ARGV[2], ARGV[3]
 local expected = ''
 
 --#include conversation.lua
 --#include recording.lua
 
-if not (is_whole(tombstone, 1, MAX_MS) and is_guard_valid()) then
+if not (is_whole(tonumber(tombstone), 1, MAX_MS) and is_guard_valid()) then
   return redis.error_reply('BADARGUMENT erase: an argument is out of range')
 end
 local waiting, owner = look()
@@ -39,5 +39,5 @@ local dropped = length
 position = position + length - pinned_count
 turns, tokens, pinned_count, length = 0, 0, 0, 0
 record('x')
-expire(state, tombstone)
+renew('', tombstone)
 return {APPLIED, revision, dropped, length, turns, held, 0, ''}

@@ -29,7 +29,7 @@
 
 local conversation, state, operation, evicted = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local mode, max_turns, max_tokens, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local expected, keep, tombstone = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local expected, keep, tombstone = ARGV[5], ARGV[6], ARGV[7]
 local max_pinned, user, indexed, hooked = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11]
 local FIRST_ENTRY = 12
 
@@ -45,7 +45,7 @@ local token_bound = max_tokens ~= '' and tonumber(max_tokens) or nil
 local hooked_ms = hooked ~= '' and tonumber(hooked) or nil
 if not ((mode == 'append' or mode == 'replace' or mode == 'fill') and is_whole(max_turns, 1, MAX_WHOLE)
     and (max_tokens == '' or is_whole(token_bound, 1, MAX_WHOLE)) and (ttl == '' or is_whole(ttl_ms, 1, MAX_MS))
-    and is_guard_valid() and is_whole(tombstone, 1, MAX_MS) and is_whole(max_pinned, 0, MAX_WHOLE)
+    and is_guard_valid() and is_whole(tonumber(tombstone), 1, MAX_MS) and is_whole(max_pinned, 0, MAX_WHOLE)
     and (hooked == '' or is_whole(hooked_ms, 1, MAX_MS)) and (mode == 'replace' or #ARGV >= FIRST_ENTRY)) then
   return redis.error_reply('BADARGUMENT extend: an argument is out of range')
 end
@@ -77,7 +77,7 @@ local known_until = MAX_MS
 if wanted then
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  if ttl_ms then known_until = now + math.max(ttl_ms, tombstone) end
+  if ttl_ms then known_until = now + math.max(ttl_ms, tonumber(tombstone)) end
   if owner ~= wanted or not indexed_until or now >= indexed_until or (not ttl_ms and indexed_until < MAX_MS) then
     -- Written on the revision at which the index was asked for: an erasure in between makes the caller ask again.
     if tonumber(indexed) ~= revision then return refused(UNINDEXED, revision, waiting, wanted) end
@@ -164,7 +164,7 @@ if hooked_ms and #dropped > 0 then
   for i = 1, #dropped, PUSH_AT_ONCE do
     redis.call('RPUSH', evicted, unpack(dropped, i, math.min(i + PUSH_AT_ONCE - 1, #dropped)))
   end
-  expire(evicted, hooked_ms)
+  redis.call('PEXPIRE', evicted, hooked)
   redis.call('HSET', state, 'v', 1)
   waiting = 1
 end
@@ -180,5 +180,5 @@ position = position + replaced + #dropped
 local tells_all = counted and start == 0 and pinned_count == old_pinned
 record(tells_all and #new_body .. ',' .. #dropped or 'x')
 if names_owner then redis.call('HSET', state, 'u', wanted, 'x', whole(known_until)) end
-renew(ttl_ms, tombstone)
+renew(ttl, tombstone)
 return {APPLIED, revision, #dropped, length, turns, tokens, waiting, ''}

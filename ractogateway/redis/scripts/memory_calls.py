@@ -177,7 +177,7 @@ def count_messages(keys: MemoryKeys) -> Call[int]:
 
 def glance_at(keys: MemoryKeys) -> Call[Glance]:
     """The revision, in a few bytes. A plain command: it is served while writes are paused."""
-    return plain_call(b"HMGET", (keys.state,), (b"r", b"n"), _glance, replay_safe=True)
+    return plain_call(b"HMGET", (keys.state,), (b"c",), _glance, replay_safe=True)
 
 
 def owner_of(keys: MemoryKeys) -> Call[bytes]:
@@ -275,5 +275,7 @@ def _delta(reply: Any) -> Delta:
 
 
 def _glance(reply: Any) -> Glance:
-    revision, counted_for = reply
-    return Glance(int(revision or 0), None if counted_for is None else int(counted_for))
+    words = (reply[0] or b"").split(b" ", 2)
+    if len(words) < 3 or not (words[0].isdigit() and words[1].isdigit()):  # noqa: PLR2004 - see conversation.lua
+        return Glance(0, None)
+    return Glance(int(words[0]), int(words[1]))

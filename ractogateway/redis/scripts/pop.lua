@@ -16,14 +16,14 @@
 -- The caller reads first and then names what it takes, because a reply that gets lost must not take a message with it.
 
 local conversation, state, operation = KEYS[1], KEYS[2], KEYS[3]
-local ttl, expected, keep, tombstone = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local ttl, expected, keep, tombstone = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST_ENTRY = 5
 
 --#include conversation.lua
 --#include recording.lua
 
 local ttl_ms = ttl ~= '' and tonumber(ttl) or nil
-if not (is_whole(tombstone, 1, MAX_MS) and (ttl == '' or is_whole(ttl_ms, 1, MAX_MS)) and is_guard_valid()
+if not (is_whole(tonumber(tombstone), 1, MAX_MS) and (ttl == '' or is_whole(ttl_ms, 1, MAX_MS)) and is_guard_valid()
     and #ARGV >= FIRST_ENTRY) then
   return redis.error_reply('BADARGUMENT pop: an argument is out of range')
 end
@@ -50,5 +50,5 @@ pinned_count = math.min(pinned_count, length)
 turns = length == pinned_count and 0 or math.max(turns, 1)
 tokens = math.max(tokens, 0)
 record('x')
-renew(ttl_ms, tombstone)
+renew(ttl, tombstone)
 return {APPLIED, revision, taken, length, turns, tokens, waiting, ''}

@@ -2,7 +2,7 @@
 -- Expects the locals `operation` (key), `expected` (a revision, '' for any), `keep` (ms that the operation is remembered).
 
 local function is_guard_valid()
-  return is_whole(keep, 1, MAX_MS) and (expected == '' or is_whole(tonumber(expected), 0, MAX_WHOLE))
+  return is_whole(tonumber(keep), 1, MAX_MS) and (expected == '' or is_whole(tonumber(expected), 0, MAX_WHOLE))
 end
 
 local function refused(status, at, waiting, owner)
@@ -25,21 +25,18 @@ local function record(change)
   revision = revision + 1
   changes = change .. ';' .. changes
   if #changes > LONGEST_LOG then changes = string.match(string.sub(changes, 1, KEPT_OF_LOG), '^.*;') end
-  redis.call('HSET', state, 'r', whole(revision), 'n', length, 't', turns, 'w', whole(tokens), 'p', pinned_count,
-    'd', whole(position), 'h', changes)
-  redis.call('SET', operation, whole(revision), 'PX', whole(keep))
-end
-
-local function expire(key, ms)
-  redis.call('PEXPIRE', key, whole(ms))
+  local made = whole(revision)
+  redis.call('HSET', state, 'c', string.format('%s %d %d %.0f %d %.0f', made, length, math.max(turns, 0),
+    math.max(tokens, 0), pinned_count, position), 'h', changes)
+  redis.call('SET', operation, made, 'PX', keep)
 end
 
 -- Both lives begin anew with every write; the state outlives a conversation that ends sooner than `tombstone`, and one
--- without messages does not stay for ever.
-local function renew(ttl_ms, tombstone)
-  if ttl_ms or length == 0 then
-    if ttl_ms then expire(conversation, ttl_ms) end
-    expire(state, math.max(ttl_ms or 1, tombstone))
+-- without messages does not stay for ever. Milliseconds as they came, so that none is written as 1e+13.
+local function renew(ttl, tombstone)
+  if ttl ~= '' or length == 0 then
+    if ttl ~= '' then redis.call('PEXPIRE', conversation, ttl) end
+    redis.call('PEXPIRE', state, (tonumber(ttl) or 0) > tonumber(tombstone) and ttl or tombstone)
   else
     redis.call('PERSIST', conversation)
     redis.call('PERSIST', state)
