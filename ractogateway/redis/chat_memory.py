@@ -222,6 +222,9 @@ class AsyncRedisChatMemory(Core):
         """What happened after a revision: a few bytes where nothing did, and only what was appended where that tells
         all (for the last few dozen revisions).
 
+        ``get_changes(conversation_id, 0)`` is the whole history and its revision, read at one moment: what a writer
+        needs who wants to append to nothing but what it has seen (``expected_revision=``).
+
         A revision means something for as long as the conversation's state lives: a day after its last write, or the
         time to live if that is longer.
         """

@@ -114,6 +114,20 @@ def test_what_cannot_be_told_in_parts_is_told_anew(memory):
     assert memory.get_changes("c", 1_000).anew, "a revision that is yet to come was another life's"
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_since_the_beginning_is_the_whole_history_with_its_revision(make, pinned):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=2))
+    assert (memory.get_changes("c", 0).messages, memory.get_changes("c", 0).revision) == ([], 0)
+    if pinned:
+        memory.append("c", "system", "Be kind.")
+    for number in range(40):
+        revision = memory.extend("c", turn(number))
+        changes = memory.get_changes("c", 0)
+        assert (changes.messages, changes.revision, changes.dropped) == (memory.get_history("c"), revision, 0)
+    memory.pop("c")
+    assert memory.get_changes("c", 0).messages == memory.get_history("c")
+
+
 def test_revisions_long_ago_are_told_anew(memory):
     for number in range(300):
         memory.append("c", "user", str(number))
