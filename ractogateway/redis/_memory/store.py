@@ -30,8 +30,9 @@ class Place:
     keys: MemoryKeys
 
 
-# A conversation is read, then written, again and again: its keys are spelled once.
-_keys = lru_cache(maxsize=1024)(MemoryKeys.of)
+@lru_cache(maxsize=1024)  # a conversation is read, then written, again and again: its keys are spelled once
+def _place(prefix: str, namespace: str, conversation_id: str) -> Place:
+    return Place(conversation_id, MemoryKeys.of(prefix, namespace, conversation_id))
 
 
 class Store:
@@ -63,8 +64,7 @@ class Store:
 
     def place(self, conversation_id: str, name: str = "conversation_id") -> Place:
         """Where a conversation is; the id is checked."""
-        checked = check_id(name, conversation_id)
-        return Place(checked, _keys(self.config.key_prefix, self.namespace, checked))
+        return _place(self.config.key_prefix, self.namespace, check_id(name, conversation_id))
 
     def user_tag(self, user_id: str | None) -> bytes:
         """What stands for a user, empty for None; the id is checked."""

@@ -99,8 +99,7 @@ class WriteTerms:
     hooked_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(NamedTuple):
     """Which write this is, how long that is remembered (ms), and the revision that it expects."""
 
     operation: bytes
