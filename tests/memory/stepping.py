@@ -72,10 +72,7 @@ _graveyard: list[Coroutine[Any, Any, Any]] = []
 
 
 def bury() -> None:
-    """Close the coroutines of the dead, after the test: what they do then is nobody's business."""
+    """Close the coroutines of the dead, after the test."""
     for work in _graveyard:
-        try:
-            work.close()
-        except RuntimeError:  # it wanted to clean up
-            continue
+        work.close()
     _graveyard.clear()

@@ -117,6 +117,24 @@ def test_no_copy_escapes_an_erasure(client, order):
     assert not any(client.exists(MemoryKeys.of(PREFIX, "", where).messages) for where in "ab")
 
 
+@given(st.permutations([0] * 7 + [1] * 4))
+@settings(interleaved, max_examples=300)
+def test_no_copy_is_left_outside_its_users_index(client, order):
+    """The source becomes a user's while it is copied."""
+    client.flushdb()
+    RedisChatMemory(client=client).append("a", "user", "nobody's")
+    memory = SteppedMemory(client=client)
+    secret = [{"role": "user", "content": "secret"}]
+    actors = [Actor(memory.fork("a", "b")), Actor(memory.extend("a", secret, user_id="u"))]
+    for who in order:
+        if not actors[who].done:
+            actors[who].step()
+    for actor in actors:
+        actor.finish()
+    reader = RedisChatMemory(client=client)
+    assert not any(message in secret for message in reader.get_history("b")) or "b" in reader.conversations("u")
+
+
 def revision_of(client: Any, keys: MemoryKeys) -> int:
     return int((client.hget(keys.state, "c") or b"0 ").split(b" ")[0])
 

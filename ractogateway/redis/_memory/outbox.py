@@ -36,8 +36,9 @@ async def deliver(store: Store, place: Place) -> int:
             store.counters.hook_failed(error)
             await store.port.run(calls.settle_evicted(place.keys, token=token, delivered=False))
             break
-        except BaseException:  # cancelled or interrupted: let somebody else try at once
-            await store.port.cleanup(partial(_release, store, place, token), seconds=_RELEASE_SECONDS)
+        except BaseException as end:  # cancelled or interrupted: let somebody else try at once
+            if not isinstance(end, GeneratorExit):  # there is no loop any more to do anything in
+                await store.port.cleanup(partial(_release, store, place, token), seconds=_RELEASE_SECONDS)
             raise
         finally:
             heartbeat.stop()

@@ -25,10 +25,11 @@ async def fork(store: Store, source: Place, target: Place, request_id: str | Non
         raise InvalidValueError("source must be a conversation that holds messages")
     guard = store.guard(request_id)
     revision = await write_entries(store, target, moved, guard, mode="fill", user_tag=owner)
-    if owner and await store.port.run(calls.owner_of(source.keys)) != owner:
-        # The source was erased meanwhile. Its erasure may have looked for copies before this one was in the index.
+    if await store.port.run(calls.owner_of(source.keys)) != owner:
+        # It was erased meanwhile (whose erasure may have looked for copies before this one was in the index), or became
+        # a user's (in whose index this copy is not).
         await index.erase(store, target)
-        raise InvalidValueError("source must not be erased while it is copied: the copy was erased, too")
+        raise InvalidValueError("source must not be erased or change hands while it is copied: the copy was erased")
     return revision
 
 
