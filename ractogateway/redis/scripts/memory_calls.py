@@ -258,9 +258,12 @@ def _guarded(terms: WriteTerms, guard: Guard) -> tuple[bytes | int, ...]:
     return optional(terms.ttl_ms), optional(guard.expected_revision), guard.keep_ms, terms.tombstone_ms
 
 
+_STATUS = {status.value: status for status in Status}
+
+
 def _write(reply: Any) -> WriteReply:
     status, revision, dropped, entries, turns, tokens, waiting, user_tag = reply
-    return WriteReply(Status(status), revision, dropped, entries, turns, tokens, bool(waiting), user_tag)
+    return WriteReply(_STATUS[status], revision, dropped, entries, turns, tokens, bool(waiting), user_tag)
 
 
 def _window(reply: Any) -> Window:
