@@ -72,7 +72,7 @@ def script(
     user: bytes = b"",
 ) -> Turn:
     turn = entries(text_bytes)
-    sha = client.script_load(load("extend").source)
+    sha = client.script_load(load("memory/extend").source)
 
     def run(number: int) -> Any:
         expected = number if checked else b""

@@ -133,25 +133,25 @@ def extend_conversation(
         *entries,
     )
     touched = (keys.messages, keys.state, keys.operation(guard.operation), keys.evicted)
-    return script_call(load("extend"), touched, arguments, _write, replay_safe=True)
+    return script_call(load("memory/extend"), touched, arguments, _write, replay_safe=True)
 
 
 def clear_conversation(keys: MemoryKeys, terms: WriteTerms, guard: Guard) -> Call[WriteReply]:
     """Delete the messages and leave a tombstone with the next revision."""
-    return script_call(load("clear"), _written(keys, guard), _guarded(terms, guard), _write, replay_safe=True)
+    return script_call(load("memory/clear"), _written(keys, guard), _guarded(terms, guard), _write, replay_safe=True)
 
 
 def pop_entries(keys: MemoryKeys, tail: Sequence[bytes], terms: WriteTerms, guard: Guard) -> Call[WriteReply]:
     """Take these entries off the end, if they are what stands there."""
     arguments = (*_guarded(terms, guard), *tail)
-    return script_call(load("pop"), _written(keys, guard), arguments, _write, replay_safe=True)
+    return script_call(load("memory/pop"), _written(keys, guard), arguments, _write, replay_safe=True)
 
 
 def erase_conversation(keys: MemoryKeys, terms: WriteTerms, guard: Guard, *, user_tag: bytes) -> Call[WriteReply]:
     """Delete the messages, the evicted ones and the owner. ``tokens`` of the reply is the number of evicted ones."""
     touched = (*_written(keys, guard), keys.evicted, keys.delivering, keys.lease)
     arguments = (guard.keep_ms, terms.tombstone_ms, user_tag)
-    return script_call(load("erase"), touched, arguments, _write, replay_safe=True)
+    return script_call(load("memory/erase"), touched, arguments, _write, replay_safe=True)
 
 
 def read_conversation(keys: MemoryKeys) -> Call[list[bytes]]:
@@ -187,31 +187,31 @@ def owner_of(keys: MemoryKeys) -> Call[bytes]:
 def read_window(keys: MemoryKeys, *, last: int, before: int | None) -> Call[Window]:
     """The pinned entries, and the last others (before a position), in whole turns."""
     arguments = (last, optional(before))
-    call = script_call(load("window"), (keys.messages, keys.state), arguments, _window, replay_safe=True)
+    call = script_call(load("memory/window"), (keys.messages, keys.state), arguments, _window, replay_safe=True)
     return replace(call, bulky=True)
 
 
 def read_changes(keys: MemoryKeys, *, since: int) -> Call[Delta]:
     """What happened after a revision."""
-    call = script_call(load("changes"), (keys.messages, keys.state), (since,), _delta, replay_safe=True)
+    call = script_call(load("memory/changes"), (keys.messages, keys.state), (since,), _delta, replay_safe=True)
     return replace(call, bulky=True)
 
 
 def claim_evicted(keys: MemoryKeys, *, token: bytes) -> Call[list[bytes]]:
     """The evicted entries, to be given to the hook; none where somebody else is at it."""
     touched = (keys.evicted, keys.delivering, keys.lease)
-    return script_call(load("claim"), touched, (token, LEASE_MS), list, replay_safe=True)
+    return script_call(load("memory/claim"), touched, (token, LEASE_MS), list, replay_safe=True)
 
 
 def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
     """Prolong a claim; False if it has run out."""
-    return script_call(load("renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
+    return script_call(load("memory/renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
 
 
 def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool) -> Call[bool]:
     """End a claim; whether there are more to deliver."""
     touched = (keys.evicted, keys.delivering, keys.lease, keys.state)
-    return script_call(load("settle"), touched, (token, int(delivered)), bool, replay_safe=True)
+    return script_call(load("memory/settle"), touched, (token, int(delivered)), bool, replay_safe=True)
 
 
 def enlist_conversation(index: bytes, member: bytes, terms: WriteTerms) -> Call[list[bytes]]:
@@ -222,7 +222,7 @@ def enlist_conversation(index: bytes, member: bytes, terms: WriteTerms) -> Call[
     """
     life = None if terms.ttl_ms is None else 3 * max(terms.ttl_ms, terms.tombstone_ms)
     # Enlisting twice changes a score that says nothing but "not the same as before".
-    return script_call(load("enlist"), (index,), (member, optional(life), ENLISTED_MS), list, replay_safe=True)
+    return script_call(load("memory/enlist"), (index,), (member, optional(life), ENLISTED_MS), list, replay_safe=True)
 
 
 def delist_conversation(index: bytes, member: bytes, score: float, *, is_over: bool) -> Call[bool]:
@@ -232,7 +232,7 @@ def delist_conversation(index: bytes, member: bytes, score: float, *, is_over: b
     enlist again. Otherwise only entries are taken that are too old for such a write.
     """
     arguments = (member, int(score), 0 if is_over else ENLISTED_MS)
-    return script_call(load("delist"), (index,), arguments, bool, replay_safe=True)
+    return script_call(load("memory/delist"), (index,), arguments, bool, replay_safe=True)
 
 
 def enlisted(index: bytes) -> Call[list[bytes]]:
@@ -247,7 +247,7 @@ def score_of(index: bytes, member: bytes) -> Call[float | None]:
 
 def discard_list(key: bytes, items: Sequence[bytes]) -> Call[bool]:
     """Delete a list that still holds exactly these items. (Sent again it says that there was none.)"""
-    return script_call(load("discard"), (key,), items, bool, replay_safe=True)
+    return script_call(load("memory/discard"), (key,), items, bool, replay_safe=True)
 
 
 def _written(keys: MemoryKeys, guard: Guard) -> tuple[bytes, bytes, bytes]:
