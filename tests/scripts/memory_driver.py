@@ -25,7 +25,7 @@ class Conversation:
         tag = secrets.token_hex(8)
         self._base = f"test:{{{tag}}}:"
         self.list, self.state, self.evicted = (self._base + kind for kind in "lse")
-        self._scripts = {name: client.register_script(load(name).source) for name in SCRIPTS}
+        self._scripts = {name: client.register_script(load(f"memory/{name}").source) for name in SCRIPTS}
         self._operations = itertools.count(1)
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ def run(conversation):
 
     def run(script, kinds, *arguments):
         keys = [conversation.state if kind == "s" else conversation._base + kind for kind in kinds]
-        return conversation.client.register_script(load(script).source)(keys=keys, args=arguments)
+        return conversation.client.register_script(load(f"memory/{script}").source)(keys=keys, args=arguments)
 
     return run
 
