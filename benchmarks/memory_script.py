@@ -14,6 +14,7 @@ The transaction keeps 40 messages instead of 20 turns, knows no operation ids an
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import secrets
 import statistics
@@ -22,13 +23,14 @@ from typing import Any
 
 import redis
 
+from ractogateway.redis.entries import encode_entry
 from ractogateway.redis.scripts.loading import load
-from ractogateway.redis.turns import encode_entry
 
 MAX_TURNS = 20
 TTL_MS = 1_800_000
 TOMBSTONE_MS = 86_400_000
-LIST, STATE = b"{bench}l", b"{bench}s"
+KEEP_MS = 10_000
+LIST, STATE, EVICTED = b"{bench}l", b"{bench}s", b"{bench}e"
 
 Turn = Callable[[int], Any]
 
@@ -60,15 +62,25 @@ def transaction(client: redis.Redis, text_bytes: int) -> Turn:
     return run
 
 
-def script(client: redis.Redis, text_bytes: int, *, pinned: bool, checked: bool) -> Turn:
+def script(
+    client: redis.Redis,
+    text_bytes: int,
+    *,
+    pinned: bool = False,
+    checked: bool = False,
+    max_tokens: int | bytes = b"",
+    user: bytes = b"",
+) -> Turn:
     turn = entries(text_bytes)
-    sha = client.script_load(load("extend").source)
+    sha = client.script_load(load("memory/extend").source)
 
     def run(number: int) -> Any:
         expected = number if checked else b""
         system = [encode_entry({"role": "system", "content": "You are terse."})] if pinned and number == 0 else []
-        arguments = (MAX_TURNS, TTL_MS, secrets.token_bytes(16), expected, 8, TOMBSTONE_MS)
-        return client.evalsha(sha, 2, LIST, STATE, *arguments, *system, *turn)
+        operation = b"{bench}op:" + base64.urlsafe_b64encode(secrets.token_bytes(16))
+        bounds = (b"append", MAX_TURNS, max_tokens, TTL_MS, expected)
+        guards = (KEEP_MS, TOMBSTONE_MS, 8, user, number if number == 0 else b"", b"")
+        return client.evalsha(sha, 4, LIST, STATE, operation, EVICTED, *bounds, *guards, *system, *turn)
 
     return run
 
@@ -104,9 +116,11 @@ def main() -> None:
         for text_bytes in (60, 400):
             rows: dict[str, tuple[Turn, str]] = {
                 "MULTI (RPUSH, LTRIM, PEXPIRE)": (transaction(client, text_bytes), "exec"),
-                "extend": (script(client, text_bytes, pinned=False, checked=False), "evalsha"),
-                "extend, revision checked": (script(client, text_bytes, pinned=False, checked=True), "evalsha"),
-                "extend, system message": (script(client, text_bytes, pinned=True, checked=False), "evalsha"),
+                "extend": (script(client, text_bytes), "evalsha"),
+                "extend, revision checked": (script(client, text_bytes, checked=True), "evalsha"),
+                "extend, system message": (script(client, text_bytes, pinned=True), "evalsha"),
+                "extend, bounded by tokens": (script(client, text_bytes, max_tokens=10 * text_bytes), "evalsha"),
+                "extend, of a user": (script(client, text_bytes, user=b"tag"), "evalsha"),
             }
             measured: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
             for _ in range(options.rounds):

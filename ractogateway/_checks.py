@@ -130,3 +130,13 @@ def check_key_prefix(value: object) -> str:
 def check_revision(name: str, value: object) -> int | None:
     """A conversation's revision, 0 for one that was never written to; None for any."""
     return None if value is None else check_tokens(name, value, minimum=0)
+
+
+def check_count(name: str, value: object) -> int:
+    """How many of something are wanted: an int from 1 up."""
+    return check_tokens(name, value)
+
+
+def check_position(name: str, value: object) -> int | None:
+    """A place in a conversation, as a page told it; None for the end."""
+    return None if value is None else check_tokens(name, value, minimum=0)

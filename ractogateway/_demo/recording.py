@@ -61,10 +61,10 @@ class RecordingMemory(AsyncRedisChatMemory):
 
     log: Log
 
-    async def get_history(self, conversation_id: str) -> list[dict[str, Any]]:
+    async def get_history(self, conversation_id: str, *, last: int | None = None) -> list[dict[str, Any]]:
         """As the memory's."""
         turns = len(self.log.turns.get(conversation_id, ()))
-        history = await super().get_history(conversation_id)
+        history = await super().get_history(conversation_id, last=last)
         self.log.reads.append(HistoryRead(conversation_id, turns, [dict(message) for message in history]))
         return history
 
@@ -73,13 +73,14 @@ class RecordingMemory(AsyncRedisChatMemory):
         conversation_id: str,
         messages: Sequence[Mapping[str, Any] | Message],
         *,
+        user_id: str | None = None,
         request_id: str | None = None,
         expected_revision: int | None = None,
     ) -> int:
         """As the memory's."""
         try:
             revision = await super().extend(
-                conversation_id, messages, request_id=request_id, expected_revision=expected_revision
+                conversation_id, messages, user_id=user_id, request_id=request_id, expected_revision=expected_revision
             )
         except StoreError:
             self.log.unclear.add(conversation_id)

@@ -6,6 +6,7 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 
 from __future__ import annotations
 
+from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter, Reservation
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.config import (
@@ -17,6 +18,7 @@ from ractogateway.redis.config import (
     RateLimitParent,
     RedisOptions,
 )
+from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
 from ractogateway.redis.reservations import AsyncReservation
@@ -28,6 +30,11 @@ __all__ = [
     "AsyncReservation",
     "BudgetLeases",
     "ChatMemoryConfig",
+    "ConversationChanges",
+    "ConversationPage",
+    "Encryption",
+    "Erasure",
+    "MemoryStats",
     "RateLimitCharge",
     "RateLimitConfig",
     "RateLimitDecision",

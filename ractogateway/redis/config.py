@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -103,19 +103,35 @@ class BudgetLeases(_Config):
 
 
 class ChatMemoryConfig(_Config):
-    """Bounds of a conversation.
+    """Bounds of a conversation, and what happens to its messages. All replicas should have the same.
+
+    The three functions may be coroutine functions, except in a blocking face. A blocking function that an async core
+    calls runs in a worker thread. They get messages in their provider's shape.
 
     Args:
         max_turns: whole turns kept. A turn starts at a user message that carries more than tool results.
+        max_tokens: tokens kept, those of system and developer messages included; None for no bound. Whole turns leave
+            until the rest fits; one turn that is larger alone is kept, and counted in ``stats``.
         ttl_seconds: how long an untouched conversation lives, to the millisecond; None keeps it for ever.
         key_prefix: what every key of this memory starts with.
-        max_message_bytes: the largest message, as stored.
+        max_message_bytes: the largest message, as JSON in UTF-8.
+        count_tokens: the tokens of one message, such as your model counts them; kept beside the message. None takes a
+            message for one token in four bytes of its JSON, rounded up.
+        redact: called with a copy of each message before it is written; returns the message to write. What it raises
+            reaches the caller, and nothing is written.
+        on_evict: called with the conversation's id and the messages that were trimmed, in their order: at least once
+            each, also if a process dies in between. It is called within the write that trimmed them, so it should be
+            quick. If it raises, that is logged and counted, and the next write calls it again.
     """
 
     max_turns: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 10
+    max_tokens: _Tokens | None = None
     ttl_seconds: float | None = None
     key_prefix: _Prefix = "ractogateway:memory"
     max_message_bytes: Annotated[int, Field(ge=64, strict=True)] = 1_048_576
+    count_tokens: Callable[[dict[str, Any]], int | Awaitable[int]] | None = None
+    redact: Callable[[dict[str, Any]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]] | None = None
+    on_evict: Callable[[str, list[dict[str, Any]]], object] | None = None
 
     @field_validator("ttl_seconds", mode="before")
     @classmethod

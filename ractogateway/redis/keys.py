@@ -123,18 +123,52 @@ def _own_tag(prefix: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MemoryKeys:
-    """Keys of one conversation: the list of its messages, and the hash with its state (revision, turns, recent
-    operations).
+    """Keys of one conversation: the list of its messages, the hash with its state (revision, counts, owner), what was
+    trimmed and waits for its hook, and a record an operation.
     """
 
     messages: bytes
     state: bytes
+    evicted: bytes
+    delivering: bytes
+    lease: bytes
+    _operation: bytes
 
     @classmethod
     def of(cls, prefix: str, namespace: str, conversation_id: str) -> MemoryKeys:
         """The keys of one conversation."""
         base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"memory", prefix, namespace, conversation_id))
-        return cls(base + b"messages", base + b"state")
+        kinds = (b"messages", b"state", b"evicted", b"delivering", b"lease", b"op:")
+        return cls(*(base + kind for kind in kinds))
+
+    def operation(self, operation_id: bytes) -> bytes:
+        """The key that remembers that an operation was applied, and the revision it made."""
+        return self._operation + _text(operation_id)
+
+    @staticmethod
+    def user_tag(prefix: str, namespace: str, user_id: str) -> bytes:
+        """What a conversation's state says of the user whom it belongs to."""
+        return _tag(b"memory user", prefix, namespace, user_id)
+
+    @staticmethod
+    def index(prefix: str, user_tag: bytes) -> bytes:
+        """The key of a user's index. In a cluster it is in another slot than the conversations that it names."""
+        return b"%b:{%b}:conversations" % (_bytes(prefix), user_tag)
+
+    @staticmethod
+    def older_layout(prefix: str, conversation_id: str) -> bytes:
+        """The key of a conversation in the older, plain layout."""
+        return b"%b:%b" % (_bytes(prefix), _bytes(conversation_id))
+
+
+def member_of(conversation_id: str) -> bytes:
+    """A conversation's name in the index of its user."""
+    return _bytes(conversation_id)
+
+
+def conversation_of(member: bytes) -> str:
+    """The id that `member_of` was given."""
+    return member.decode("utf-8", "surrogatepass")
 
 
 def operation_id(request_id: str) -> bytes:

@@ -1,15 +1,4 @@
-"""The shape of a stored message, and where a turn starts.
-
-A conversation is a Redis List of *entries*. An entry is a two-character header and the message as compact UTF-8 JSON::
-
-    1 U {"role":"user","content":"Hello!"}
-    | |
-    | kind: P pinned, U starts a turn, M any other message
-    format version
-
-The header is ASCII and stays in the clear, so that a script tells turns apart without reading any JSON (and will still
-do so once the rest is encrypted). The kind stays the second character in every future version: a release that cannot
-read an entry can then still trim the conversation in whole turns.
+"""What a message may be, and where a turn starts.
 
 A **turn** starts at a message of role user that carries more than tool results. Anthropic and Gemini return a tool's
 result under the role user: cutting there would leave a result whose call is gone, which every provider refuses.
@@ -20,22 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn
+from json.encoder import encode_basestring
+from typing import Any, Literal
 
 from ractogateway._checks import check_role
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message
 
-__all__ = ["Kind", "check_message", "decode_entry", "encode_entry", "entry_kind", "kind_of"]
+__all__ = ["Kind", "check_message", "kind_of", "takes_part_in_tool_use", "to_json"]
 
 Kind = Literal["P", "U", "M"]
 """P: pinned (system, developer). U: starts a turn. M: any other message, part of the turn it stands in."""
 
-_VERSION = "1"
-_VERSIONS = frozenset("123456789")
-_KINDS: dict[str, Kind] = {"P": "P", "U": "U", "M": "M"}
 _PINNED_ROLES = frozenset({"system", "developer"})
+_RESULT_ROLES = frozenset({"tool", "function"})
+_ANTHROPIC_TOOL_USE = ("tool_use", "tool_result")
 _GEMINI_RESULT = ("functionResponse", "function_response")  # as in its JSON, as in its Python package
+_GEMINI_TOOL_USE = ("functionCall", "function_call", *_GEMINI_RESULT)
 
 _MAX_DEPTH = 100
 """Levels of nesting. Far above any provider's shape, far below what Python's JSON parser can come back from."""
@@ -45,55 +35,12 @@ _MAX_INT_BITS = 2048
 
 _MAX_SHOWN_KEY = 40
 
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+_PLAIN_FIELDS = ("role", "content")
+_PLAIN_OVERHEAD = 64
+"""More than a plain message's JSON takes beside its text."""
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def encode_entry(message: Mapping[str, Any]) -> bytes:
-    """The entry of a message that `check_message` has passed.
-
-    Keys and values come out of `decode_entry` equal and in the same order. Text is stored as UTF-8, unescaped (escaping
-    doubles Chinese or Japanese). A lone surrogate, which UTF-8 cannot spell, is escaped; two that form a pair come out
-    as the one character they stand for.
-
-    Raises:
-        InvalidTypeError: something in the message is not JSON.
-        InvalidValueError: a number is not finite, or the nesting is too deep.
-    """
-    return f"{_VERSION}{kind_of(message)}{_to_json(message)}".encode("utf-8", "backslashreplace")
-
-
-def decode_entry(entry: bytes | str) -> dict[str, Any] | None:
-    """The message of an entry; None where it is corrupt or of a format that this release does not know.
-
-    Never raises, whatever the bytes are: one bad entry must not make a conversation unreadable.
-    """
-    try:
-        text = entry if isinstance(entry, str) else entry.decode("utf-8")
-        if text[:1] != _VERSION or text[1:2] not in _KINDS:
-            return None
-        message = _decoder.decode(text[2:])
-    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        return None
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        return None
-    return message
-
-
-def entry_kind(entry: bytes | str) -> Kind | None:
-    """The kind of an entry of any known or future version; None where there is no header.
-
-    Reads two characters: no JSON is parsed. `scripts/extend.lua` applies the same rule.
-    """
-    header = entry[:2] if isinstance(entry, str) else entry[:2].decode("latin-1")
-    if header[:1] not in _VERSIONS:
-        return None
-    return _KINDS.get(header[1:])
 
 
 def kind_of(message: Mapping[str, Any]) -> Kind:
@@ -102,6 +49,22 @@ def kind_of(message: Mapping[str, Any]) -> Kind:
     if role in _PINNED_ROLES:
         return "P"
     return "U" if role == "user" and not _carries_only_tool_results(message) else "M"
+
+
+def takes_part_in_tool_use(message: Mapping[str, Any]) -> bool:
+    """Whether a message calls a tool or carries a result, in the shape of any provider: one is refused without the
+    other.
+    """
+    if message["role"] in _RESULT_ROLES or message.get("tool_calls") or message.get("function_call"):
+        return True
+    content, parts = message.get("content"), message.get("parts")
+    return any(
+        isinstance(part, dict)
+        and (part.get("type") in _ANTHROPIC_TOOL_USE or any(part.get(key) is not None for key in _GEMINI_TOOL_USE))
+        for listed in (content, parts)
+        if isinstance(listed, list)
+        for part in listed
+    )
 
 
 def _carries_only_tool_results(message: Mapping[str, Any]) -> bool:
@@ -136,9 +99,13 @@ def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: in
     """
     fields = _fields_of(message)
     fields["role"] = check_role(fields.get("role"))
-    _check_content(fields)
-    if _bytes_at_most(fields, ()) > max_message_bytes:
-        size = len(_to_json(fields).encode("utf-8", "backslashreplace"))
+    if len(fields) == len(_PLAIN_FIELDS) and isinstance(content := fields.get("content"), str):
+        at_most = 6 * len(content) + _PLAIN_OVERHEAD  # most messages are plain: nothing in them has to be looked for
+    else:
+        _check_content(fields)
+        at_most = _bytes_at_most(fields, ())
+    if at_most > max_message_bytes:
+        size = len(to_json(fields).encode("utf-8", "backslashreplace"))
         if size > max_message_bytes:
             raise InvalidValueError(
                 f"a message may take {max_message_bytes} bytes as JSON (max_message_bytes), this one takes {size}"
@@ -166,7 +133,16 @@ def _check_content(fields: dict[str, Any]) -> None:
             raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}")
 
 
-def _to_json(message: Mapping[str, Any]) -> str:
+def to_json(message: Mapping[str, Any]) -> str:
+    """Compact JSON, keys in their order, text unescaped (escaping doubles Chinese or Japanese).
+
+    Raises:
+        InvalidTypeError: something in the message is not JSON.
+        InvalidValueError: a number is not finite, or the nesting is too deep.
+    """
+    if tuple(message) == _PLAIN_FIELDS and type(content := message["content"]) is str:
+        # Most messages: the same text as below, in a third of the time.
+        return f'{{"role":{encode_basestring(message["role"])},"content":{encode_basestring(content)}}}'
     try:
         return _encoder.encode(message if isinstance(message, dict) else dict(message))
     except (TypeError, ValueError, RecursionError):

@@ -104,6 +104,50 @@ def test_a_slow_writer_cannot_bring_back_what_was_cleared(memory):
     assert memory.get_history("c") == []
 
 
+def test_only_the_last_messages_are_read_and_never_half_a_turn(memory):
+    memory.append("c", "system", "Be kind.")
+    memory.extend("c", turn(1) + turn(2))
+    assert memory.get_history("c", last=1) == [{"role": "system", "content": "Be kind."}, *turn(2)]
+
+
+def test_a_copy_is_kept_up_to_date_by_what_changed(memory):
+    seen = memory.extend("c", turn(1))
+    assert not memory.get_changes("c", seen), "a few bytes, however long the conversation is"
+    memory.extend("c", turn(2))
+    assert memory.get_changes("c", seen).messages == turn(2)
+
+
+def test_a_bound_in_tokens_drops_whole_turns_too(any_server):
+    config = ChatMemoryConfig(max_tokens=5, count_tokens=lambda message: len(message["content"].split()))
+    memory = RedisChatMemory(url=any_server.url, config=config)
+    memory.extend("c", [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "three"}])
+    memory.append("c", "user", "four five six")
+    assert [message["content"] for message in memory.get_history("c")] == ["four five six"]
+
+
+def test_what_is_trimmed_can_be_summarised(any_server):
+    trimmed = []
+    config = ChatMemoryConfig(max_turns=1, on_evict=lambda _conversation, messages: trimmed.extend(messages))
+    memory = RedisChatMemory(url=any_server.url, config=config)
+    memory.extend("c", turn(1))
+    memory.extend("c", turn(2))
+    assert trimmed == turn(1)
+
+
+def test_a_user_can_be_forgotten(memory):
+    memory.extend("c", turn(1), user_id="u-42")
+    memory.fork("c", "d")
+    assert memory.conversations("u-42") == ["c", "d"]
+    assert memory.erase_user("u-42").messages == 4
+    assert memory.get_history("d") == []
+
+
+def test_a_conversation_moves_as_lines_of_json(memory):
+    memory.extend("c", turn(1))
+    memory.import_("d", memory.export("c"))
+    assert memory.get_history("d") == turn(1)
+
+
 def test_ids_may_hold_any_character(memory):
     for conversation in ("{}", "*", "a:b", "a", ":b", "💬", "\ud800"):
         memory.append(conversation, "user", "Hello!")

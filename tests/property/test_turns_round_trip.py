@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ractogateway._checks import ROLES
 from ractogateway.errors import InvalidValueError
-from ractogateway.redis.turns import check_message, decode_entry, encode_entry, entry_kind, kind_of
+from ractogateway.redis.entries import decode_entry, encode_entry, entry_kind
+from ractogateway.redis.turns import check_message, kind_of, to_json
 
 deterministic = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -86,3 +89,10 @@ def test_a_damaged_entry_is_none_or_a_message(message, data):
     entry[data.draw(st.integers(0, len(entry) - 1))] = data.draw(st.integers(0, 255))
     read = decode_entry(bytes(entry[: data.draw(st.integers(0, len(entry)))]))
     assert read is None or isinstance(read["role"], str)
+
+
+@given(st.sampled_from(sorted(ROLES)), TEXT, st.booleans())
+@deterministic
+def test_a_plain_message_is_the_json_that_the_standard_library_writes(role, content, turned):
+    message = {"content": content, "role": role} if turned else {"role": role, "content": content}
+    assert to_json(message) == json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -108,6 +108,27 @@ def test_limits_of_parents_on_other_nodes(nodes, face, prefix):
         assert [decision.allowed for decision in decisions] == [True, True, True, False, True, True]
 
 
+@BOTH
+@pytest.mark.parametrize("face", ["async url", "blocking url", "async client", "blocking client"])
+def test_a_users_conversations_on_all_nodes(nodes, face):
+    """The index is on one node, the conversations are on all."""
+    with ExitStack() as stack:
+        make = ClusterMaker(face, nodes, stack)
+        memory = make("memory", config=ChatMemoryConfig(max_turns=1, ttl_seconds=60, on_evict=lambda *_: None))
+        names = [f"conversation {number}" for number in range(9)]
+        for name in names:
+            memory.append(name, "user", "hello", user_id="u")
+            memory.append(name, "user", "hello again", user_id="u")
+        memory.fork(names[0], "copy")
+        memory.import_("imported", memory.export(names[1]), user_id="u")
+        memory.append("other", "user", "hello", user_id="v")
+        assert memory.get_history(names[3], last=1) == memory.get_page(names[3]).messages
+        assert memory.pop(names[2]) == {"role": "user", "content": "hello again"}
+        assert memory.conversations("u") == [name for name in [*names, "copy", "imported"] if name != names[2]]
+        assert memory.erase_user("u").conversations == 10
+        assert (memory.conversations("u"), memory.conversations("v")) == ([], ["other"])
+
+
 # It does not close all of them before it forgets them, either.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_client_of_redis_py_shows_nothing_of_its_inside(nodes):

@@ -89,15 +89,29 @@ def use_limiter(where: dict[str, object]) -> None:
 def use_memory(where: dict[str, object]) -> None:
     """Every method; conversations with an end and without, turns that leave, pinned messages that come late."""
     for ttl_seconds in (60, None):
-        memory = RedisChatMemory(**where, config=ChatMemoryConfig(max_turns=1, ttl_seconds=ttl_seconds))
+        evicted: list[object] = []
+        config = ChatMemoryConfig(max_turns=1, ttl_seconds=ttl_seconds, on_evict=lambda *told: evicted.append(told))
+        memory = RedisChatMemory(**where, config=config)
         memory.append("c", "system", "first")
         for _ in range(2):
             memory.extend("c", [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
         memory.append("c", "system", "second", request_id=f"req-{ttl_seconds}")
-        memory.append("c", "user", "again")
+        memory.append("c", "user", "again", user_id="u")
         assert memory.count("c") == len(memory.get_history("c")) == 3
+        assert (len(memory.get_history("c", last=1)), memory.get_page("c").count) == (3, 3)
+        assert memory.get_changes("c", 0).anew
+        assert memory.deliver_evicted("c") == 0
+        assert len(evicted) >= 1
+        memory.fork("c", "d")
+        memory.import_("e", memory.export("c"), user_id="u")
+        memory.replace("e", [])
+        assert memory.pop("d") is not None
+        assert memory.conversations("u") == ["c", "d"]
+        assert memory.migrate("older") == 0
         memory.clear("c")
         assert memory.get_history("c") == []
+        memory.erase("d")
+        memory.erase_user("u")
 
 
 USES: dict[str, Callable[[dict[str, object]], None]] = {

@@ -10,7 +10,8 @@ import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message, MessageRole
-from ractogateway.redis.turns import check_message, decode_entry, encode_entry, entry_kind, kind_of
+from ractogateway.redis.entries import decode_entry, encode_entry, entry_kind
+from ractogateway.redis.turns import check_message, kind_of
 
 LIMIT = 1_048_576
 SECRET = "4111 1111 1111 1111"

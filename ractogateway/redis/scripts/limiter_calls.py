@@ -97,7 +97,9 @@ def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> C
     limits = _limits(operation.windows, operation.tokens)
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(operation.windows))
     slots = [most for _, most in operation.slots]
-    return script_call(load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True)
+    return script_call(
+        load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True
+    )
 
 
 def settle(operation: Operation, *, actual: int, name: bytes, remembered_ms: int) -> Call[bool]:
@@ -126,19 +128,25 @@ def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remem
 def renew(operation: Operation, *, remembered_ms: int, lease_ms: int) -> Call[bool]:
     """Keep the slots of an open reservation for another lease; False when they are gone."""
     names = (operation.record, *(keys.leases for keys, _ in operation.slots))
-    return script_call(load("limiter/renew"), names, (remembered_ms, lease_ms, operation.identity, b""), bool, replay_safe=True)
+    return script_call(
+        load("limiter/renew"), names, (remembered_ms, lease_ms, operation.identity, b""), bool, replay_safe=True
+    )
 
 
 def read_budget(keys: LimiterKeys, *, limit: int, window_ms: int, cost: int) -> Call[BudgetReply]:
     """What `charge` would answer, without charging."""
-    return script_call(load("limiter/peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True)
+    return script_call(
+        load("limiter/peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True
+    )
 
 
 def read_budgets(scope: Scope, tokens: int) -> Call[BudgetReply]:
     """What `acquire` would answer, without charging."""
     windows = [(scope.keys, limit) for limit in scope.limits.windows]
     logs = [limit.key_of(keys) for keys, limit in windows]
-    return script_call(load("limiter/peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True)
+    return script_call(
+        load("limiter/peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True
+    )
 
 
 def take_slice(
