@@ -5,6 +5,14 @@ from __future__ import annotations
 from ractogateway.cache.exact_match import ExactMatchCache
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.policy import is_storable
-from ractogateway.cache.protocol import CacheStats, ExactCache
+from ractogateway.cache.protocol import CacheCounters, CacheRequest, CacheStats, ExactCache
 
-__all__ = ["CacheStats", "ExactCache", "ExactMatchCache", "fingerprint", "is_storable"]
+__all__ = [
+    "CacheCounters",
+    "CacheRequest",
+    "CacheStats",
+    "ExactCache",
+    "ExactMatchCache",
+    "fingerprint",
+    "is_storable",
+]

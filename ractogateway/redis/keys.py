@@ -37,26 +37,60 @@ def _text(digest: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """Keys of one exact cache: a generation, an index of live entries by expiry, and the entries."""
+    """Keys of one bucket of an exact cache, all in one cluster slot: a generation, an index of live entries by expiry,
+    entries, leases, and for each tag a version and an index of its own.
+
+    In a cluster a cache has many buckets, so that its entries are spread over the nodes; elsewhere it has one.
+    """
 
     generation: bytes
     index: bytes
-    _entry: bytes
+    _base: bytes
 
     @classmethod
-    def of(cls, prefix: str, namespace: str) -> CacheKeys:
-        """The keys of the cache under this prefix for this tenant."""
-        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"cache", prefix, namespace, ""))
-        return cls(base + b"generation", base + b"index", base + b"e:")
+    def buckets(cls, prefix: str, namespace: str, count: int) -> tuple[CacheKeys, ...]:
+        """The buckets of the cache under this prefix for this tenant."""
+        return tuple(cls._of(prefix, namespace, "" if count == 1 else str(number)) for number in range(count))
+
+    @classmethod
+    def _of(cls, prefix: str, namespace: str, bucket: str) -> CacheKeys:
+        base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"cache", prefix, namespace, bucket))
+        return cls(base + b"generation", base + b"index", base)
 
     @staticmethod
     def member(fingerprint: bytes) -> bytes:
-        """The name of an entry in the index."""
+        """The name of an entry in an index."""
         return _text(fingerprint)
 
     def entry(self, fingerprint: bytes) -> bytes:
         """The key of one answer."""
-        return self._entry + _text(fingerprint)
+        return self.entry_of(_text(fingerprint))
+
+    def entry_of(self, member: bytes) -> bytes:
+        """The key of the answer with this name in an index."""
+        return self._base + b"e:" + member
+
+    def lease(self, fingerprint: bytes) -> bytes:
+        """The key that says who computes an answer."""
+        return self._base + b"l:" + _text(fingerprint)
+
+    def tag(self, tag_id: bytes) -> bytes:
+        """The key of the version of a tag."""
+        return self._base + b"t:" + _text(tag_id)
+
+    def tag_index(self, tag_id: bytes) -> bytes:
+        """The key of the names of the entries that carry a tag."""
+        return self._base + b"i:" + _text(tag_id)
+
+
+def cache_counters(prefix: str, namespace: str) -> bytes:
+    """The key of what all replicas of an exact cache count together."""
+    return b"%b:{%b}:counters" % (_bytes(prefix), _tag(b"cache", prefix, namespace, "counters"))
+
+
+def cache_tag_id(tag: str) -> bytes:
+    """Sixteen bytes that stand for a tag of cached answers."""
+    return hashlib.sha256(_bytes(tag)).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
