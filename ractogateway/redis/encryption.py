@@ -128,6 +128,13 @@ class Encryption:
         raise TypeError("Encryption cannot be pickled: it holds keys")
 
 
+def check_encryption(value: object) -> Encryption | None:
+    """The argument ``encryption=`` of a tool."""
+    if value is None or isinstance(value, Encryption):
+        return value
+    raise InvalidTypeError(f"encryption must be an Encryption or None, not {type(value).__name__}")
+
+
 def _checked_keys(keys: object) -> dict[str, bytes]:
     if not isinstance(keys, Mapping):
         raise InvalidTypeError(f"keys must be a mapping of key ids to bytes, not {type(keys).__name__}")
