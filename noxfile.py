@@ -14,7 +14,7 @@ nox.options.reuse_existing_virtualenvs = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 ONE_SERVER = "valkey9"  # the differences between servers are the business of `tests`
-TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing")]
+TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
 
 

@@ -10,6 +10,7 @@ except ModuleNotFoundError as _error:
     raise missing_extra("redis", "ractogateway.redis") from _error
 
 from ractogateway.redis.transport.call import Call, Script, plain_call, script_call
+from ractogateway.redis.transport.heartbeats import Heartbeat
 from ractogateway.redis.transport.opening import open_async_port, open_blocking_port, open_worker_port
 from ractogateway.redis.transport.port import Port, TimeLimits, drive
 from ractogateway.redis.transport.tracked_port import TrackedPort, open_tracked_port
@@ -21,6 +22,7 @@ __all__ = [
     "BlockingClient",
     "Call",
     "Fill",
+    "Heartbeat",
     "Listener",
     "Port",
     "Script",

@@ -18,6 +18,7 @@ from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort, as_words, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint, link_for
 from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
@@ -60,6 +61,9 @@ class _AwaitingPort(Port):
 
     def now(self) -> float:
         return time.monotonic()
+
+    def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
+        return LoopPacemaker.of(running_loop()).start(interval_seconds, lambda: self.run(call))
 
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
         if inspect.iscoroutinefunction(function):

@@ -11,6 +11,7 @@ from ractogateway.errors import StoreError
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.call import Argument, Call, Command
+from ractogateway.redis.transport.heartbeats import Heartbeat, pacemaker_of_client
 from ractogateway.redis.transport.types import BlockingClient
 
 T = TypeVar("T")
@@ -62,6 +63,9 @@ class ClientPort(BlockingPort):
         if failure is not None:
             raise failure
         return results
+
+    def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
+        return pacemaker_of_client(self._client).start(interval_seconds, lambda: self.run(call))
 
     async def _execute(self, command: Command) -> Any:
         execute: Callable[..., Any] = self._client.execute_command

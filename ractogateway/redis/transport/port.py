@@ -30,6 +30,7 @@ from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
+from ractogateway.redis.transport.heartbeats import Heartbeat
 
 T = TypeVar("T")
 
@@ -70,6 +71,15 @@ class Port(ABC):
     @abstractmethod
     def now(self) -> float:
         """Seconds of a monotonic clock."""
+
+    @abstractmethod
+    def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
+        """Send ``call`` in the background, first after one interval, then again and again.
+
+        Until the heartbeat is stopped or forgotten (which is noticed when it is collected), or a reply is False. Errors
+        are left to the next beat. Awaiting callers' beats run in their loop, which must run; blocking callers' in the
+        private thread, or in one thread a given client: also while the caller is busy with something else.
+        """
 
     @abstractmethod
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:

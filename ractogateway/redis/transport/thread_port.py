@@ -13,12 +13,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ractogateway.errors import NotSent, StoreTimeout
+from ractogateway.redis.transport.asyncio_port import AsyncioPort
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.links import close_endpoint
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
@@ -43,6 +45,14 @@ class ThreadPort(BlockingPort, RetryingPort):
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         return await (super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls))
+
+    def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
+        try:
+            loop = LoopThread.get().loop
+        except NoThread:
+            return self._spare_port().every(interval_seconds, call)
+        port = _OnTheLoop(self._endpoint, self._limits, self._breaker)
+        return LoopPacemaker.of(loop).start(interval_seconds, lambda: port.run(call))
 
     def _route(self, *, bulky: bool) -> Lane:
         if self._closed:
@@ -106,6 +116,14 @@ class ThreadPort(BlockingPort, RetryingPort):
             retry=Retry(NoBackoff(), 0),
             **options,
         )
+
+
+class _OnTheLoop(AsyncioPort):
+    """The same way to Redis for what runs in the private thread itself."""
+
+    def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
+        super().__init__(endpoint, limits, breaker)
+        endpoint.users.discard(self)  # a heartbeat that outlives the object that began it keeps no connection open
 
 
 class _LockExchange(Exchange):
