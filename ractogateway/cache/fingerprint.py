@@ -15,8 +15,8 @@ its texts begin and end and whatever they contain: there is no separator that a 
 
 - Numbers by value: ``1`` and ``1.0``, ``0`` and ``-0.0``. ``True`` is not ``1``, ``"1"`` is not ``1``, ``b"1"`` is not
   ``"1"``. A ``Decimal`` is no float, and ``Decimal("1.0")`` is not ``Decimal("1.00")``: they are written differently.
-- Mappings whatever their order. A key whose value is None is not an absent key. A list equals a tuple of the same
-  items, a set does not.
+- Mappings whatever their order, with keys that are texts or integers. A key whose value is None is not an absent key.
+  A list equals a tuple of the same items, a set does not.
 - Members of an enumeration by their value, pydantic instances and dataclasses as the mapping of their fields.
 - A pydantic class by the text of its JSON schema, which is what a provider sees of it: two classes of the same title,
   fields and descriptions are equal wherever they were defined. The order of the fields counts, since models write an
@@ -162,18 +162,26 @@ def _write_text(value: str, emit: _Emit, _depth: int) -> None:
 def _write_mapping(value: Mapping[Any, Any], emit: _Emit, depth: int) -> None:
     depth = _deeper(depth)
     keys = list(value)
+    mixed = False
     for key in keys:
         if not isinstance(key, str):
-            raise _Refused(InvalidTypeError, f"must have keys of type str, not {type(key).__name__}")
-    keys.sort()  # by code point, which is also the order of the UTF-8 bytes
+            if not isinstance(key, int) or isinstance(key, bool):
+                raise _Refused(InvalidTypeError, f"must have keys of type str or int, not {type(key).__name__}")
+            mixed = True
+    # Texts by code point, which is also the order of their UTF-8 bytes; before them numbers, as in `logit_bias`.
+    keys.sort(key=_numbers_first if mixed else None)
     emit(b"m%d:" % len(keys))
     for key in keys:
-        emit(_text(key))
+        emit(_text(key) if isinstance(key, str) else _integer(key))
         try:
             _write(value[key], emit, depth)
         except _Refused as refused:
             refused.path.append(f"[{_shown(key)}]")
             raise
+
+
+def _numbers_first(key: str | int) -> tuple[bool, str | int]:
+    return isinstance(key, str), key
 
 
 def _write_list(value: list[Any] | tuple[Any, ...], emit: _Emit, depth: int) -> None:
@@ -239,6 +247,11 @@ def _write_bytes(value: bytes | bytearray | memoryview, emit: _Emit, _depth: int
     emit(body)
 
 
+def _write_time(value: datetime, emit: _Emit, _depth: int) -> None:
+    # A subclass's own text: it may tell more, such as the nanoseconds of pandas.
+    emit(_scalar(b"D", str(value.isoformat())))
+
+
 def _write_other(value: Any, emit: _Emit, depth: int) -> None:
     if not dataclasses.is_dataclass(value):
         raise _Refused(InvalidTypeError, f"holds a value of type {type(value).__name__}, which has no canonical form")
@@ -246,8 +259,10 @@ def _write_other(value: Any, emit: _Emit, depth: int) -> None:
     _write_mapping({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, emit, depth)
 
 
-def _shown(key: str) -> str:
+def _shown(key: str | int) -> str:
     # A key like a parameter's name is shown; anything else may be text that landed in the wrong place.
+    if not isinstance(key, str):
+        return "<a number>"
     if len(key) <= _MAX_SHOWN_KEY and key.replace("-", "_").isidentifier():
         return repr(key)
     return f"<{len(key)} characters>"
@@ -267,7 +282,7 @@ _BY_BASE: tuple[tuple[type, _Writer], ...] = (
     (bytes, _write_bytes),
     (bytearray, _write_bytes),
     (memoryview, _write_bytes),
-    (datetime, lambda value, emit, _: emit(_scalar(b"D", datetime.isoformat(value)))),  # before its base, date
+    (datetime, _write_time),  # before its base, date
     (date, lambda value, emit, _: emit(_scalar(b"d", date.isoformat(value)))),
     # Upper case: the letter of the exponent depends on the thread's decimal context.
     (Decimal, lambda value, emit, _: emit(_scalar(b"c", Decimal.__str__(value).upper()))),

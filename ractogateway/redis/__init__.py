@@ -9,6 +9,7 @@ from __future__ import annotations
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.config import ChatMemoryConfig, RateLimitConfig, RateLimitDecision, RedisOptions
+from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
 
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncRedisExactCache",
     "AsyncRedisRateLimiter",
     "ChatMemoryConfig",
+    "Encryption",
     "RateLimitConfig",
     "RateLimitDecision",
     "RedisChatMemory",

@@ -25,10 +25,13 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _tag(tool: bytes, prefix: str, namespace: str, owner: str) -> bytes:
+def _digest(tool: bytes, prefix: str, namespace: str, owner: str) -> bytes:
     parts = (tool, _bytes(prefix), _bytes(namespace), _bytes(owner))
-    digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).digest()
-    return _text(digest[:_TAG_BYTES])
+    return hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).digest()[:_TAG_BYTES]
+
+
+def _tag(tool: bytes, prefix: str, namespace: str, owner: str) -> bytes:
+    return _text(_digest(tool, prefix, namespace, owner))
 
 
 def _text(digest: bytes) -> bytes:
@@ -125,6 +128,11 @@ class MemoryKeys:
         """The keys of one conversation."""
         base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"memory", prefix, namespace, conversation_id))
         return cls(base + b"messages", base + b"state")
+
+
+def namespace_digest(prefix: str, namespace: str) -> bytes:
+    """Sixteen bytes that stand for one cache in the values it keeps."""
+    return _digest(b"cache", prefix, namespace, "")
 
 
 def operation_id(request_id: str) -> bytes:

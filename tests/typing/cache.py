@@ -13,7 +13,7 @@ import redis.asyncio
 from ractogateway import LLMResponse, RactoGatewayError
 from ractogateway.cache import CacheStats, ExactCache, ExactMatchCache, fingerprint, is_storable
 from ractogateway.messages import FinishReason, ToolCall, Usage
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
+from ractogateway.redis import AsyncRedisExactCache, Encryption, RedisExactCache, RedisOptions
 
 CONTEXT: Mapping[str, Any] = {"history": [{"role": "user", "content": "Hello!"}]}
 
@@ -34,6 +34,7 @@ def ways_to_redis() -> None:
     RedisExactCache("redis://localhost:6379/0")
     RedisExactCache(url="rediss://localhost", ttl_seconds=3600, key_prefix="app", namespace="tenant")
     RedisExactCache(url=None, on_outage="raise", compress_above_bytes=0, options=RedisOptions(timeout_seconds=0.2))
+    RedisExactCache(compression="zstd", encryption=Encryption({"2025": bytes(32)}, current="2025"))
     RedisExactCache(client=redis.Redis())
     RedisExactCache(client=redis.Redis(decode_responses=True))
     RedisExactCache(client=fakeredis.FakeRedis())

@@ -8,7 +8,9 @@ from typing import Any
 from ractogateway.cache.protocol import CacheStats
 from ractogateway.messages import LLMResponse
 from ractogateway.redis.blocking.face import Face
+from ractogateway.redis.compression import Compression
 from ractogateway.redis.config import CacheOutage, RedisOptions
+from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.transport import BlockingClient, open_blocking_port, open_worker_port
 
@@ -42,6 +44,8 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
         namespace: str = "",
         on_outage: CacheOutage = "miss",
         compress_above_bytes: int = 1024,
+        compression: Compression = "zlib",
+        encryption: Encryption | None = None,
         options: RedisOptions | None = None,
     ) -> None:
         super().__init__(
@@ -52,6 +56,8 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
             namespace=namespace,
             on_outage=on_outage,
             compress_above_bytes=compress_above_bytes,
+            compression=compression,
+            encryption=encryption,
             options=options,
         )
 
