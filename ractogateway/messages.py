@@ -192,7 +192,7 @@ class LLMResponse(_Private):
         return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
 
     def _copied(self, **update: Any) -> LLMResponse:
-        copied = copy.copy(self)
+        copied = self.__copy__()
         # Most answers are a text and numbers: copying only what can change is ten times faster than a deep copy.
         fields = vars(copied)
         fields.update(update)

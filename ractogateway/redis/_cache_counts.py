@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import Final
 
 from ractogateway._forking import renewed_after_fork
@@ -19,13 +20,14 @@ class Counts:
     def __init__(self) -> None:
         self._numbers = dict.fromkeys(CacheCounters.model_fields, 0)
         self._told = dict(self._numbers)
+        self.flaws: Counter[str] = Counter()
         self._tell_at = time.monotonic() + _TELL_SECONDS
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may count
         renewed_after_fork(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: a lock of its own. What the parent has not told yet is told by the parent."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._told = dict(self._numbers)
 
     def add(self, name: str, saved_tokens: int = 0) -> None:
@@ -34,6 +36,12 @@ class Counts:
         with self._lock:
             numbers[name] += 1
             numbers["saved_tokens"] += saved_tokens
+
+    def add_flaw(self, flaw: str) -> None:
+        """A stored value that could not be read, and why."""
+        with self._lock:
+            self._numbers["corrupt"] += 1
+            self.flaws[flaw] += 1
 
     def read(self) -> CacheCounters:
         """The numbers now."""

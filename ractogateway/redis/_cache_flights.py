@@ -27,6 +27,7 @@ from typing import Any, Final
 from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import StoreError
 from ractogateway.messages import LLMResponse
+from ractogateway.redis._cache_store import Life
 from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
@@ -40,7 +41,6 @@ BEAT_SECONDS: Final = LEASE_SECONDS / 3
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.25
 _LONG_SECONDS = 3600.0
-_DISAPPOINTMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Question:
     fingerprint: bytes
     tags: tuple[bytes, ...]
     temperature: float
-    ttl_ms: int | None
+    life: Life
     compute: Callable[[], Any]
 
 
@@ -111,6 +111,22 @@ class FlightTable:
             if flight is not None:
                 flight.callers += 1
             return flight
+
+    def join_or_begin(self, name: bytes) -> tuple[Flight, bool]:
+        """The flight of this name, begun without a lease if there is none; whether it was begun."""
+        with self.lock:
+            flight = self.join(name)
+            if flight is not None:
+                return flight, False
+            flight = self.flights[name] = Flight(name, b"")
+            return flight, True
+
+    def end(self, flight: Flight) -> None:
+        """It is over, for everybody."""
+        with self.lock:
+            if self.flights.get(flight.token) is flight:
+                del self.flights[flight.token]
+        flight.done.happen()
 
     def leave(self, flight: Flight) -> None:
         """One caller fewer."""
@@ -244,6 +260,7 @@ class Lookups:
 
     async def await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
         """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""
+        pause = max(pause, _FIRST_PAUSE_SECONDS)
         with self.table.lock:
             over = self.table.watches.get(question.fingerprint)
             watches = over is None
@@ -251,7 +268,7 @@ class Lookups:
                 over = self.table.watches[question.fingerprint] = Signal()
         if not watches:
             await self._port.wait(over, seconds)
-            return _FIRST_PAUSE_SECONDS
+            return min(2 * pause, _LONGEST_PAUSE_SECONDS)
         try:
             if await self._watch(question, found, seconds):
                 return _FIRST_PAUSE_SECONDS

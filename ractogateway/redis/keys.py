@@ -51,12 +51,8 @@ class CacheKeys:
     _base: bytes
 
     @classmethod
-    def buckets(cls, prefix: str, namespace: str, count: int) -> tuple[CacheKeys, ...]:
-        """The buckets of the cache under this prefix for this tenant."""
-        return tuple(cls._of(prefix, namespace, "" if count == 1 else str(number)) for number in range(count))
-
-    @classmethod
-    def _of(cls, prefix: str, namespace: str, bucket: str) -> CacheKeys:
+    def of(cls, prefix: str, namespace: str, bucket: str = "") -> CacheKeys:
+        """The keys of one bucket of the cache under this prefix for this tenant."""
         base = b"%b:{%b}:" % (_bytes(prefix), _tag(b"cache", prefix, namespace, bucket))
         return cls(base + b"generation", base + b"index", base)
 
@@ -86,9 +82,31 @@ class CacheKeys:
         return self._base + b"i:" + _text(tag_id)
 
 
-def cache_counters(prefix: str, namespace: str) -> bytes:
-    """The key of what all replicas of an exact cache count together."""
-    return b"%b:{%b}:counters" % (_bytes(prefix), _tag(b"cache", prefix, namespace, "counters"))
+class CacheBuckets:
+    """All buckets of one exact cache.
+
+    Args:
+        spread: whether there are many, for the nodes of a cluster.
+    """
+
+    __slots__ = ("all", "counters")
+
+    COUNT = 256
+    """Of a spread cache. Every process of a fleet must have the same idea of it."""
+
+    def __init__(self, prefix: str, namespace: str, *, spread: bool) -> None:
+        names = [str(number) for number in range(self.COUNT)] if spread else [""]
+        self.all = tuple(CacheKeys.of(prefix, namespace, name) for name in names)
+        # What all replicas count together; in a cluster in a slot of its own.
+        self.counters = b"%b:{%b}:counters" % (_bytes(prefix), _tag(b"cache", prefix, namespace, "counters"))
+
+    def of(self, fingerprint: bytes) -> CacheKeys:
+        """The bucket of an answer."""
+        return self.all[fingerprint[0] % len(self.all)]
+
+    def entry(self, fingerprint: bytes) -> bytes:
+        """The key of an answer."""
+        return self.of(fingerprint).entry(fingerprint)
 
 
 def cache_tag_id(tag: str) -> bytes:

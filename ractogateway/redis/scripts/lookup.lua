@@ -19,7 +19,7 @@
 --              that of its lease
 --   2 STALE    the same for an entry in its time of grace
 --   3 WAIT     value: the token of another one's lease; left_ms: until its end
---   4 OWN      the lease was taken; stamp: its stamp
+--   4 OWN      value: the token; stamp: the stamp of the lease, which was taken
 --   5 TELL     value: the stamp of an entry or lease that carries tags which are not among KEYS: call again with those
 -- Complexity: O(1) and the size of the entry.
 
@@ -65,4 +65,4 @@ if entry_is == ALIVE then
   end
 end
 if taken then return {WAIT, string.sub(lease, 1, 16), redis.call('PTTL', lease_key), ''} end
-return {OWN, '', 0, take_lease()}
+return {OWN, token, 0, take_lease()}
