@@ -17,7 +17,8 @@ from ractogateway.redis._cache_store import AnswerStore
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
-from ractogateway.redis.transport import Port
+from ractogateway.redis.stamps import TOKEN_BYTES
+from ractogateway.redis.transport import Call, Port
 
 logger = logging.getLogger("ractogateway.redis")
 
@@ -78,18 +79,14 @@ class Computations:
         in_vain: set[bytes] = set()
         pause = 0.0
         while True:
-            token = os.urandom(16)
+            token = os.urandom(TOKEN_BYTES)
             found, own = await self._ask(question, early, token)
-            if found is None:
-                flight, leads = self._lookups.table.join_or_begin(question.fingerprint)
-            elif found.status in (Status.HIT, Status.STALE):
+            if found is not None and found.status in (Status.HIT, Status.STALE):
                 response = await self._taken(question, found, token if own else b"", waited=bool(in_vain))
-                if response is None:
-                    continue
-                return response
-            else:
-                leads = own and found.status is Status.OWN
-                flight = self._lookups.table.flights.get(token) if leads else self._lookups.table.join(found.value)
+                if response is not None:
+                    return response
+                continue
+            flight, leads = self._flight_for(question, found, token if own else b"")
             if leads and flight is not None:
                 return await self._lead(question, flight)
             left = deadline - self._port.now()
@@ -97,14 +94,24 @@ class Computations:
                 if flight is not None:
                     self._lookups.table.leave(flight)
                 return await self._alone(question)
-            if flight is not None:
-                shared = await self._wait_for(flight, left)
-                if shared is not None:
-                    return shared
-                in_vain.add(flight.token if found is not None else token)
-            elif found is not None:
-                in_vain.add(found.value)
+            # Without Redis, one computation has the name of the next.
+            in_vain.add(token if found is None else found.value)
+            if flight is None:
                 pause = await self._await_lease(question, found, left, pause)
+            elif (shared := await self._wait_for(flight, left)) is not None:
+                return shared
+
+    def _flight_for(self, question: Question, found: Found | None, token: bytes) -> tuple[Flight | None, bool]:
+        """The computation in this process that a reply is about, if there is one, and whether it is this caller's own.
+
+        With a token if the reply is that of the caller's own question.
+        """
+        table = self._lookups.table
+        if found is None:
+            return table.join_or_begin(question.fingerprint)
+        if found.status is Status.OWN and found.value == token:
+            return table.flights[token], True
+        return table.join(found.value), False
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
@@ -167,7 +174,9 @@ class Computations:
         self._count("hits", response)
         return response
 
-    async def _await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
+    async def _await_lease(self, question: Question, found: Found | None, seconds: float, pause: float) -> float:
+        if found is None:
+            return pause
         began = self._outage.began()
         try:
             return await self._lookups.await_lease(question, found, seconds, pause)
@@ -250,7 +259,7 @@ class Computations:
             finally:
                 self._lookups.table.end(flight)
 
-    def _sign_of_life(self, question: Question, flight: Flight) -> calls.Call[bool]:
+    def _sign_of_life(self, question: Question, flight: Flight) -> Call[bool]:
         return calls.renew_lease(
             question.keys, question.fingerprint, claim=flight.claim, lease_ms=_LEASE_MS, tags=question.tags
         )

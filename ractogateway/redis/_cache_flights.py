@@ -16,6 +16,7 @@ the next one to compute. Nobody gets somebody else's error. Who has been disappo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import random
@@ -41,6 +42,7 @@ BEAT_SECONDS: Final = LEASE_SECONDS / 3
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.25
 _LONG_SECONDS = 3600.0
+_RELEASE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +255,8 @@ class Lookups:
         async def work() -> None:
             await self._port.run(calls.release_lease(question.keys, question.fingerprint, token))
 
-        try:
-            await self._port.cleanup(work, seconds=0.5)
-        except Exception:  # noqa: BLE001, S110 - it ends by itself
-            pass
+        with contextlib.suppress(StoreError):  # then it ends by itself
+            await self._port.cleanup(work, seconds=_RELEASE_SECONDS)
 
     async def await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
         """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""

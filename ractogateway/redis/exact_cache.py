@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ractogateway._checks import check_key_prefix, check_text, check_tokens, check_ttl
+from ractogateway._checks import check_key_prefix, check_text, check_tokens
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.protocol import CacheCounters, CacheRequest, CacheStats
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreError, StoreUnavailable
@@ -230,9 +230,8 @@ class AsyncRedisExactCache(Core):
         those who had asked before, are not stored, and later calls compute anew. Above temperature 0 every caller that
         finds no stored answer computes its own.
 
-        Args:
-            compute: takes nothing; a coroutine function, or (in a worker thread) a blocking one. It runs in the context
-                of the caller, and goes on if that is cancelled while others wait.
+        ``compute`` takes nothing: a coroutine function, or a blocking one, which runs in a worker thread. It runs in
+        the context of the caller, and goes on if that is cancelled while others wait.
 
         An answer of somebody else's computation is marked ``cached`` like a stored one. The caller's own is returned as
         it came, whatever happens to Redis.

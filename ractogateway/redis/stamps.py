@@ -4,7 +4,7 @@
 
     entry   <stamp><head><envelope>
     stamp   generation, 16 bytes; number of tags, 1 byte; for each tag its id, 16 bytes, and its version, 8 bytes
-    head    compute_ms and grace_ms, 8 hexadecimal digits each
+    head    compute_ms and grace_ms, 8 hexadecimal digits each; CRC-32 of these, 4 bytes
     lease   token, 16 bytes; <stamp>
 
 The scripts read the same bytes (``scripts/stamps.lua``); the envelope is nobody's business but `envelope`'s. A stamp is
@@ -14,6 +14,7 @@ invalidated or evicted once is never alive again.
 
 from __future__ import annotations
 
+import zlib
 from typing import Final, NamedTuple
 
 GENERATION_BYTES: Final = 16
@@ -28,7 +29,8 @@ MAX_HEAD_MS: Final = 0xFFFF_FFFF
 _TAGS_AT = GENERATION_BYTES + 1
 _ID_BYTES, _VERSION_BYTES = 16, 8
 _TAG_BYTES = _ID_BYTES + _VERSION_BYTES
-_HEAD_BYTES = 16
+_NUMBERS_BYTES = 16
+_HEAD_BYTES = _NUMBERS_BYTES + 4
 
 LONGEST_PREFIX: Final = _TAGS_AT + MAX_TAGS * _TAG_BYTES + _HEAD_BYTES
 """Bytes of a stamp and a head at most."""
@@ -58,10 +60,10 @@ class Entry(NamedTuple):
         if tags is None:
             return None
         at = _TAGS_AT + len(tags) * _TAG_BYTES
-        try:
-            compute_ms, grace_ms = int(value[at : at + 8], 16), int(value[at + 8 : at + _HEAD_BYTES], 16)
-        except ValueError:
+        numbers = value[at : at + _NUMBERS_BYTES]
+        if value[at + _NUMBERS_BYTES : at + _HEAD_BYTES] != _checksum(numbers):
             return None
+        compute_ms, grace_ms = int(numbers[:8], 16), int(numbers[8:], 16)
         return cls(value[at + _HEAD_BYTES :], compute_ms, grace_ms, tags)
 
 
@@ -81,4 +83,9 @@ def tags_of(stamp: bytes) -> tuple[tuple[bytes, bytes], ...] | None:
 
 def head(compute_ms: int, grace_ms: int) -> bytes:
     """The head of an entry."""
-    return b"%08x%08x" % (min(compute_ms, MAX_HEAD_MS), min(grace_ms, MAX_HEAD_MS))
+    numbers = b"%08x%08x" % (min(compute_ms, MAX_HEAD_MS), min(grace_ms, MAX_HEAD_MS))
+    return numbers + _checksum(numbers)
+
+
+def _checksum(numbers: bytes) -> bytes:
+    return zlib.crc32(numbers).to_bytes(4, "big")

@@ -1,7 +1,8 @@
 -- Look an answer up in the exact cache, and where there is none, take the lease on computing it: one call.
 --
 -- KEYS[1]     generation   string, 16 bytes
--- KEYS[2]     entry        string, <stamp><head: compute_ms and grace_ms, 8 hexadecimal digits each><envelope>
+-- KEYS[2]     entry        string, <stamp><head><envelope>; the head begins with compute_ms and grace_ms,
+--                         8 hexadecimal digits each
 -- KEYS[3]     lease        string, <token, 16 bytes><stamp>: somebody computes this answer
 -- KEYS[4...]  tags         versions (string, 8 bytes): of the caller's own tags, then of those to be checked only
 --

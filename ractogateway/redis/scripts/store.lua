@@ -1,7 +1,7 @@
 -- Store one answer in the exact cache under the current stamp, and count it; or not, if a lease was overtaken.
 --
 -- KEYS[1]     generation   string, 16 bytes; absent after a clear, an eviction or at the beginning
--- KEYS[2]     entry        string, <stamp><head, 16 bytes><envelope>; the stamp is explained in stamps.lua
+-- KEYS[2]     entry        string, <stamp><head><envelope>; the stamp is explained in stamps.lua
 -- KEYS[3]     index        sorted set, entry name -> time of expiry in ms (+inf: none), for the size
 -- KEYS[4]     lease        string, <token, 16 bytes><stamp>: somebody computes this answer
 -- KEYS[5...]  tags         for each tag its version (string, 8 bytes) and its index (sorted set like KEYS[3])

@@ -30,8 +30,8 @@ from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
-from ractogateway.redis.transport.waking import Signal
 from ractogateway.redis.transport.heartbeats import Heartbeat
+from ractogateway.redis.transport.waking import Signal
 
 T = TypeVar("T")
 
