@@ -7,7 +7,7 @@ reaches a log through one of them; lengths are shown instead.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -168,9 +168,18 @@ class LLMResponse(_Private):
         vars(self).update(self._hit_fields())
         return self
 
-    def twin(self) -> LLMResponse:
-        """A copy that shares nothing mutable with this answer."""
-        return self._copied()
+    def changeable_fields(self) -> tuple[str, ...]:
+        """The fields whose values somebody could change."""
+        return tuple(name for name, value in vars(self).items() if type(value) not in _UNCHANGING)
+
+    def twin(self, changeable: Iterable[str]) -> LLMResponse:
+        """A copy that shares nothing with this answer that could change, for who knows `changeable_fields` already."""
+        copied = self.__copy__()
+        fields = vars(copied)
+        for name in changeable:
+            value = fields[name]
+            fields[name] = copy.deepcopy(value) if value or type(value) is not list else []
+        return copied
 
     def as_stored(self) -> LLMResponse:
         """A copy of this answer as a cache keeps it. A hit that is stored again is kept with what it had cost."""
@@ -192,15 +201,9 @@ class LLMResponse(_Private):
         return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
 
     def _copied(self, **update: Any) -> LLMResponse:
-        copied = self.__copy__()
-        # Most answers are a text and numbers: copying only what can change is ten times faster than a deep copy.
-        fields = vars(copied)
-        fields.update(update)
-        for name, value in fields.items():
-            kind = type(value)
-            if kind not in _UNCHANGING:
-                fields[name] = [] if kind is list and not value else copy.deepcopy(value)
-        return copied
+        # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
+        updated = self.model_copy(update=update)
+        return updated.twin(updated.changeable_fields())
 
 
 _OFTEN_NONE = ("content", "thinking", "parsed", "model")

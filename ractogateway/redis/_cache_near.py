@@ -25,20 +25,18 @@ class Copy(NamedTuple):
 
     Attributes:
         response: marked as a hit; never handed out itself.
+        changeable: its fields that must not be shared.
         ends_at: when it must not be served any longer, by time.monotonic.
         compute_seconds: how long it took to make.
         entry_key, other_keys: the Redis keys that it depends on.
     """
 
     response: LLMResponse
+    changeable: tuple[str, ...]
     ends_at: float
     compute_seconds: float
     entry_key: bytes
     other_keys: Sequence[bytes]
-
-    def is_due(self, now: float, early: float) -> bool:
-        """Whether it ends within ``early`` times what it took to compute it."""
-        return now + early * self.compute_seconds >= self.ends_at
 
 
 class Copies:
@@ -158,9 +156,9 @@ class NearCache:
         tracker = self.port.tracker()
         copies = tracker.listener(self, self._make)  # also where nothing is tracked yet: somebody must want it
         copy = copies.get(fingerprint) if tracker.alive else None
-        if copy is None or copy.is_due(time.monotonic(), early):
+        if copy is None or time.monotonic() + early * copy.compute_seconds >= copy.ends_at:
             return None
-        return copy.response.twin()
+        return copy.response.twin(copy.changeable)
 
     def keep(self, fingerprint: bytes, copy: Copy, fills: Sequence[Fill]) -> bool:
         """Keep an answer that was read by these fills, unless one of them was overtaken; whether it was kept."""

@@ -110,9 +110,11 @@ class AnswerStore:
         if response is None:
             return None
         ends_at = asked_at + (left_ms - entry.grace_ms) / 1000 if left_ms != _NO_END else float("inf")
-        copy = Copy(response, ends_at, entry.compute_ms / 1000, keys.entry(fingerprint), depends_on(keys, tag_ids))
+        changeable, compute_seconds = response.changeable_fields(), entry.compute_ms / 1000
+        copy = Copy(response, changeable, ends_at, compute_seconds, keys.entry(fingerprint), depends_on(keys, tag_ids))
         near.keep(fingerprint, copy, fills)
-        return None if copy.is_due(self._port.now(), early) else response.twin()
+        is_due = self._port.now() + early * compute_seconds >= ends_at
+        return None if is_due else response.twin(changeable)
 
     async def read_many(self, fingerprints: Sequence[bytes]) -> list[LLMResponse | None]:
         """Fresh answers, or None, in order: one round trip, and a second one for those that carry tags or grace."""
@@ -138,7 +140,7 @@ class AnswerStore:
         answers: list[LLMResponse | None] = []
         for each in fingerprints:
             response = found.get(each)
-            answers.append(response.twin() if response is not None and each in seen else response)
+            answers.append(_another(response) if response is not None and each in seen else response)
             seen.add(each)
         return answers
 
@@ -257,3 +259,7 @@ def _is_alive(entry: Entry, left_ms: int, versions: Sequence[bytes | None]) -> b
     if any(current != version for current, (_, version) in zip(versions, entry.tags, strict=True)):
         return False
     return left_ms == _NO_END or left_ms > entry.grace_ms
+
+
+def _another(response: LLMResponse) -> LLMResponse:
+    return response.twin(response.changeable_fields())

@@ -53,7 +53,9 @@ def use_cache(where: dict[str, object]) -> None:
     assert tagged.get_or_compute(*REQUEST, lambda: ANSWER, tags=["tag"]).content == "answer"
     assert tagged.get_many([REQUEST])[0].content == "answer"
     tagged.invalidate_tag("tag")
-    assert tagged.stats.fleet.misses
+    fleet = tagged.stats.fleet
+    if fleet is None or not fleet.misses:  # what counts never fails a request
+        raise StoreRefused("the counters are out of reach")
     with pytest.raises(ValueError, match="no answer"):
         tagged.get_or_compute(*REQUEST, fail)
     lasting.clear()

@@ -15,7 +15,7 @@
 
 local generation_key, index_key, tag_index_key, tag_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local tag_ids, most = ARGV[1], ARGV[2]
-local first_tag, stride = 4, #KEYS
+local first_tag, stride, wanted = 4, #KEYS, {}
 local first_entry, first_member = 5, 3
 
 --#include stamps.lua

@@ -13,7 +13,7 @@
 
 local generation_key, entry_key, index_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local member, most = ARGV[1], ARGV[2]
-local tag_ids, first_tag, stride = '', 5, 1
+local tag_ids, first_tag, stride, wanted = '', 5, 1, {}
 
 --#include stamps.lua
 

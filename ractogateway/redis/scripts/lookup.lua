@@ -27,15 +27,13 @@
 local generation_key, entry_key, lease_key = KEYS[1], KEYS[2], KEYS[3]
 local token, lease_ms, fresh, life_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local early, stale, own_tags, tag_ids = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local first_tag, stride = 4, 1
+local first_tag, stride, wanted = 4, 1, {entry_key, lease_key}
 local HIT, STALE, WAIT, OWN, TELL = 1, 2, 3, 4, 5
 
 --#include stamps.lua
 --#include founding.lua
 
-local entry = redis.call('GET', entry_key)
-local lease = redis.call('GET', lease_key)
-
+local entry, lease = values[2], values[3]
 local entry_is = entry and verdict(entry, 1) or DEAD
 if entry_is == UNTOLD then return {TELL, string.sub(entry, 1, stamp_end(entry, 1)), 0, ''} end
 local lease_is = lease and verdict(lease, 17) or DEAD

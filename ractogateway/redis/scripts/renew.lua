@@ -13,12 +13,12 @@
 
 local generation_key, lease_key = KEYS[1], KEYS[2]
 local claim, life_ms, tag_ids = ARGV[1], ARGV[2], ARGV[3]
-local first_tag, stride, fresh = 3, 1, ''
+local first_tag, stride, wanted, fresh = 3, 1, {lease_key}, ''
 
 --#include stamps.lua
 --#include founding.lua
 
-if redis.call('GET', lease_key) ~= claim or verdict(claim, 17) ~= ALIVE then return 0 end
+if values[2] ~= claim or verdict(claim, 17) ~= ALIVE then return 0 end
 founded_stamp(#ids)
 redis.call('PEXPIRE', lease_key, life_ms)
 return 1

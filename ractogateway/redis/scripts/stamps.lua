@@ -5,20 +5,22 @@
 -- has expired never comes back, so what carries it stays dead.
 --
 -- Expects the locals generation_key, tag_ids (16 bytes each, one after the other), first_tag (the place of the first
--- version in KEYS) and stride (how many places further the next one is).
+-- version in KEYS), stride (how many places further the next one is), and wanted: further keys that are read in the same
+-- command, because commands are most of what a script costs. Their values are in `values`, from the second on.
 
 local GENERATION, ID, VERSION, MOST_TAGS = 16, 16, 8, 64
 local DEAD, ALIVE, UNTOLD = 0, 1, 2
 
-local generation = redis.call('GET', generation_key)
-local ids, versions = {}, {}
-
+local first_version = #wanted + 2
 for place = first_tag, #KEYS, stride do
-  local tag_key = KEYS[place]
-  local number = (place - first_tag) / stride
-  local id = string.sub(tag_ids, number * ID + 1, (number + 1) * ID)
-  ids[number + 1] = id
-  versions[id] = redis.call('GET', tag_key)
+  wanted[#wanted + 1] = KEYS[place]
+end
+local values = redis.call('MGET', generation_key, unpack(wanted))
+local generation = values[1]
+local ids, versions = {}, {}
+for number = 1, #wanted + 2 - first_version do
+  ids[number] = string.sub(tag_ids, (number - 1) * ID + 1, number * ID)
+  versions[ids[number]] = values[first_version + number - 1]
 end
 
 -- Whether the stamp that starts there is alive; UNTOLD when that depends on a tag that is not among KEYS.

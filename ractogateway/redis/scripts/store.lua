@@ -22,7 +22,7 @@
 local generation_key, entry_key, index_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local claim, ttl_ms, grace_ms, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local member, head, envelope, tag_ids = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local first_tag, stride = 5, 2
+local first_tag, stride, wanted = 5, 2, {lease_key}
 local SWEEP = 100
 local life_ms = ttl_ms ~= '' and string.format('%.0f', tonumber(ttl_ms) + tonumber(grace_ms)) or ''
 
@@ -30,7 +30,7 @@ local life_ms = ttl_ms ~= '' and string.format('%.0f', tonumber(ttl_ms) + tonumb
 --#include founding.lua
 
 -- Reads first: a key of a foreign type fails here, before anything is written.
-local lease = redis.call('GET', lease_key)
+local lease = values[2]
 redis.call('ZCARD', index_key)
 for place = first_tag + 1, #KEYS, stride do
   local tag_index_key = KEYS[place]
