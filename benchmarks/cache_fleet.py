@@ -5,7 +5,8 @@
 Every process has its own `AsyncRedisExactCache`; all tasks of all processes ask for the same answer at the same moment,
 by `get_or_compute` with a computation that takes ``--seconds``. A round on another key warms the connections first.
 Printed for each round: computations, when the last task was served, and the commands that the server counted
-(``INFO commandstats``, heartbeats of the tracking connections included).
+(``INFO commandstats``, heartbeats of the tracking connections included): those that were sent, and, in brackets, all
+with those that scripts called.
 
 * *cold key*: nothing happens to anybody.
 * *leader killed*: the process that computes is killed by SIGKILL in the middle of it.
@@ -106,8 +107,8 @@ class Fleet:
         process.start()
         self._members[process.pid or 0] = (process, inbox)
 
-    def play(self, name: str, *, kill: bool = False) -> tuple[int, float, int]:
-        """Computations that were begun, when the last task was served, and the server's commands."""
+    def play(self, name: str, *, kill: bool = False) -> tuple[int, float, tuple[int, int]]:
+        """Computations that were begun, when the last task was served, and the server's commands: sent, and all."""
         start_at = time.time() + 0.5
         for _, inbox in self._members.values():
             inbox.put((name, start_at))
@@ -128,12 +129,17 @@ class Fleet:
                 last = max(last, seconds)
         if kill:
             self._hire()
-        return begun, last, self._commands() - before
+        sent, executed = (after - earlier for after, earlier in zip(self._commands(), before, strict=True))
+        return begun, last, (sent, executed)
 
-    def _commands(self) -> int:
-        """All but what this very question takes: INFO, and what a new connection says."""
+    def _commands(self) -> tuple[int, int]:
+        """Sent, and executed; without this very question."""
         told = self.client.info("commandstats")
-        return sum(int(row["calls"]) for name, row in told.items() if name != "cmdstat_info")
+        calls = {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in told.items()}
+        calls.pop("info")
+        # Scripts call neither of these but GET, and that only to release a lease.
+        sent = sum(calls.get(name, 0) for name in ("evalsha", "eval", "get", "ping", "hello", "client|tracking"))
+        return sent, sum(calls.values())
 
     def close(self) -> None:
         for process, inbox in self._members.values():
@@ -155,7 +161,7 @@ def cold_key(url: str, options: argparse.Namespace, title: str, *, kill: bool = 
     print(
         f"\n{title}: {options.processes} processes x {options.tasks} tasks, a computation of {options.seconds} s\n"
         f"  computations {sorted(begun)}, last served after {statistics.median(last):.3f} s (worst {max(last):.3f}), "
-        f"commands {sorted(commands)}"
+        f"commands {', '.join(f'{sent} ({executed})' for sent, executed in sorted(commands))}"
     )
 
 

@@ -270,15 +270,18 @@ class Lookups:
             await self._port.wait(over, seconds)
             return min(2 * pause, _LONGEST_PAUSE_SECONDS)
         try:
-            if await self._watch(question, found, seconds):
-                return _FIRST_PAUSE_SECONDS
-            await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter, not a secret
-            return min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            pushed = await self._watch(question, found, seconds)
+            if not pushed:
+                await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter
         finally:
             with self.table.lock:
                 if self.table.watches.get(question.fingerprint) is over:
                     del self.table.watches[question.fingerprint]
             over.happen()
+        # Those who were woken need two turns of the loop to be where this one is: then all of them ask together.
+        for _ in range(2):
+            await self._port.gather()
+        return _FIRST_PAUSE_SECONDS if pushed else min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _watch(self, question: Question, found: Found, seconds: float) -> bool:
         """Wait for news of the lease by push; False where nothing is pushed.

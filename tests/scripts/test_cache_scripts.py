@@ -230,6 +230,44 @@ def perform(real: Scripts, model: Bucket, what: str, arguments: list[Any], conte
     return getattr(real, what)(*arguments) == getattr(model, what)(*arguments)
 
 
+OVERTAKING = [
+    ("clear",),
+    ("invalidate", "a"),
+    ("invalidate_tag", "t"),
+    ("put", "a", (), 0),
+    ("release", "a", "1"),
+    ("evict", "generation", "a", "t"),
+    ("evict", "lease", "a", "t"),
+    ("evict", "tag", "a", "t"),
+]
+
+
+@pytest.mark.parametrize("step", OVERTAKING, ids=lambda step: " ".join(map(str, step[:2])))
+def test_a_lease_that_was_overtaken_stores_nothing(clients, step):
+    what, *arguments = step
+    for then in ((), ("look_up", "a", "2", ("t",), None, False), ("look_up", "a", "2", (), None, False)):
+        real, model = Scripts(clients), Bucket()
+        assert perform(real, model, "look_up", ["a", "1", ("s", "t"), None, False], "")
+        assert perform(real, model, "renew", ["a", "1"], "")
+        assert perform(real, model, what, arguments, "other")
+        if then:
+            assert perform(real, model, then[0], list(then[1:]), "")
+        assert not real.renew("a", "1")
+        assert perform(real, model, "fill", ["a", "1"], "late")
+        assert not model.store("a", "late", ("s", "t"), 0, "1")
+        assert readable(real, "a") == ("other" if what == "put" else None)
+
+
+def test_an_entry_that_lost_its_tag_is_not_looked_at_again(server):
+    with server.client() as client:
+        real = Scripts([client])
+        for tags in (("t",), ()):
+            real.store("a", "answer", tags, 0, None)
+        real.bury("t")
+        assert not client.exists(real.keys.tag_index(ids("t")[0]))
+        assert readable(real, "a") == "answer"
+
+
 def evict(real: Scripts, model: Bucket, kind: str, name: str, tag: str) -> None:
     if kind == "generation":
         real.command("DEL", real.keys.generation)
