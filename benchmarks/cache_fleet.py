@@ -150,11 +150,12 @@ class Fleet:
 
 def cold_key(url: str, options: argparse.Namespace, title: str, *, kill: bool = False, given: bool = False) -> None:
     fleet = Fleet(url, options, given=given)
-    fleet.play("warm")
+    for number in range(4):  # whoever computes does not wait, so it has not yet opened what tells waiters
+        fleet.play(f"{title} warm {number}")
     rounds = []
     for number in range(options.rounds):
         if kill:
-            fleet.play(f"{title} warm {number}")  # the one that was hired anew
+            fleet.play(f"{title} warm again {number}")  # the one that was hired anew
         rounds.append(fleet.play(f"{title} {number}", kill=kill))
     fleet.close()
     begun, last, commands = zip(*rounds, strict=True)

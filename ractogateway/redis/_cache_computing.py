@@ -229,7 +229,7 @@ class Computations:
         return _checked(await self._port.call_user(question.compute))
 
     async def _renew(self, question: Question, flight: Flight) -> None:
-        """Compute while a stored answer serves."""
+        """Compute while a stored answer serves. Nobody is there to whom anything could be raised."""
         await self._fly(question, flight)
         if flight.error is not None:
             # The type alone: its text may quote the question. The stored answer serves on.
@@ -269,29 +269,23 @@ class Computations:
         response = flight.result
         if response is None or not is_storable(response, temperature=question.temperature):
             return False
+        began = self._outage.began()
         try:
             envelope = self._store.seal(response, question.fingerprint)
             flight.shared = response.as_stored()
-        except Exception as error:  # noqa: BLE001 - it was paid for, so it is returned all the same
-            logger.warning("exact cache: an answer cannot be stored: %s", type(error).__name__)
-            self._counts.add("errors")
-            return False
-        if not flight.claim:
-            return True
-        began = self._outage.began()
-        try:
-            await self._store.write(
-                question.fingerprint,
-                envelope,
-                question.life,
-                question.tags,
-                compute_ms=math.ceil(seconds * 1000),
-                claim=flight.claim,
-            )
+            if flight.claim:
+                compute_ms, claim = math.ceil(seconds * 1000), flight.claim
+                await self._store.write(
+                    question.fingerprint, envelope, question.life, question.tags, compute_ms=compute_ms, claim=claim
+                )
         except StoreError as error:
+            # Its lease ends by itself: whoever has just waited in vain for Redis does not do it again.
             self._outage.failed(error, began)
             self._counts.add("errors")
-        # After a failure the lease ends by itself: whoever has just waited in vain for Redis does not do it again.
+        except Exception as error:  # noqa: BLE001 - it was paid for, so it is returned all the same
+            logger.warning("exact cache: an answer could not be stored: %s", type(error).__name__)
+            self._counts.add("errors")
+            return False
         return True
 
     # --- small things ------------------------------------------------------------------------------------------------

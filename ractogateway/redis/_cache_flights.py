@@ -43,6 +43,7 @@ _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.25
 _LONG_SECONDS = 3600.0
 _RELEASE_SECONDS = 0.5
+_LATE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ class Lookups:
         async def work() -> None:
             await self._port.run(calls.release_lease(question.keys, question.fingerprint, token))
 
-        with contextlib.suppress(StoreError):  # then it ends by itself
+        with contextlib.suppress(Exception):  # then it ends by itself: nothing here may cost anybody an answer
             await self._port.cleanup(work, seconds=_RELEASE_SECONDS)
 
     async def await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
@@ -292,20 +293,23 @@ class Lookups:
         if self._tracked is None:
             return False
         end = self._port.now() + seconds
-        left = found.left_ms / 1000
+        left, key = found.left_ms / 1000, question.keys.lease(question.fingerprint)
         while True:
-            signal, key = Signal(), question.keys.lease(question.fingerprint)
+            signal = Signal()
             wakers = self._tracked.tracker().listener(self.table, Wakers)
             lease, fill = await self._tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
             if lease is None or lease[:TOKEN_BYTES] != found.value:
                 return True
             if not fill.keep(lambda: wakers.add(key, signal)):  # noqa: B023 - called before the next turn
                 return False
+            began = self._port.now()
             try:
                 # Expiry is pushed late, so it is not waited for.
-                happened = await self._port.wait(signal, min(left + 0.005, end - self._port.now()))
+                happened = await self._port.wait(signal, min(left + _LATE_SECONDS, end - began))
             finally:
                 wakers.discard(key)
-            if not happened:
+            # What changes a lease before its next renewal is due is its end, and need not be looked at.
+            next_beat = began + left - (LEASE_SECONDS - BEAT_SECONDS) - _LATE_SECONDS
+            if not happened or self._port.now() < next_beat:
                 return True
             left = LEASE_SECONDS  # it may have been renewed just now
