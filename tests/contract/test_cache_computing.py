@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -268,6 +269,11 @@ def test_bad_arguments(make):
             make("cache", **settings)
 
 
+def settle(cache) -> None:
+    """Nothing goes on in the background: clients are about to be closed."""
+    wait_until(lambda: not cache._core._flights.flights, what="the end of the renewal")
+
+
 # --- renewal before and after the end --------------------------------------------------------------------------------
 
 
@@ -275,7 +281,7 @@ def test_a_stale_answer_serves_while_one_computes(make):
     cache = make("cache", ttl_seconds=0.1, stale_seconds=30)
     cache.get_or_compute(*REQUEST, Model(LLMResponse(content="old")))
     wait_until(lambda: cache.get(*REQUEST) is None, timeout_seconds=2, what="the end of its life")
-    assert len(cache) == 0
+    wait_until(lambda: len(cache) == 0, timeout_seconds=2, what="the count of what is left")  # by its own clock
     renewing = Model(LLMResponse(content="new"), open_at_once=False)
     answers = [cache.get_or_compute(*REQUEST, renewing, ttl_seconds=60) for _ in range(3)]
     assert {(answer.content, answer.cached) for answer in answers} == {("old", True)}
@@ -285,6 +291,7 @@ def test_a_stale_answer_serves_while_one_computes(make):
     wait_until(lambda: cache.get(*REQUEST) is not None, what="the new answer")
     assert cache.get_or_compute(*REQUEST, never).content == "new"
     assert cache.stats.stale == 3
+    settle(cache)
 
 
 def test_a_renewal_that_fails_leaves_the_stale_answer(make):
@@ -299,12 +306,16 @@ def test_a_renewal_that_fails_leaves_the_stale_answer(make):
 
     wait_until(lambda: serves() > 0, what="the renewal")
     wait_until(lambda: serves() > 1, what="another one: the first one's lease is gone")
+    settle(cache)
 
 
 def test_an_answer_close_to_its_end_is_renewed_early(make):
-    cache = make("cache", ttl_seconds=30, early_refresh=1000.0)  # 20 ms of computing, times 1000: surely due
-    slow = Model(LLMResponse(content="old"), open_at_once=False)
-    threading.Timer(0.05, slow.gate.set).start()
+    cache = make("cache", ttl_seconds=30, early_refresh=1000.0)  # 100 ms of computing, times 1000: surely due
+
+    def slow() -> LLMResponse:
+        time.sleep(0.1)
+        return LLMResponse(content="old")
+
     cache.get_or_compute(*REQUEST, slow)
     patient = make("cache", ttl_seconds=30)
     assert patient.get_or_compute(*REQUEST, never).content == "old", "it is opt-in"
@@ -318,3 +329,4 @@ def test_an_answer_close_to_its_end_is_renewed_early(make):
     assert cache.get_or_compute(*REQUEST, never).content == "old", "one renews it"
     renewing.gate.set()
     wait_until(lambda: cache.get(*REQUEST).content == "new", what="the new answer")
+    settle(cache)
