@@ -44,7 +44,7 @@ class CacheCounters(BaseModel):
     @property
     def hit_rate(self) -> float:
         """The part of all lookups that found an answer, 0.0 before the first."""
-        return 1 - self.misses / self.total if self.total else 0.0
+        return (self.total - self.misses) / self.total if self.total else 0.0
 
 
 class CacheStats(CacheCounters):

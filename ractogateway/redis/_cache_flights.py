@@ -295,8 +295,10 @@ class Lookups:
         end = self._port.now() + seconds
         left, key = found.left_ms / 1000, question.keys.lease(question.fingerprint)
         while True:
-            signal = Signal()
-            wakers = self._tracked.tracker().listener(self.table, Wakers)
+            signal, tracker = Signal(), self._tracked.tracker()
+            if not tracker.supported:
+                return False
+            wakers = tracker.listener(self.table, Wakers)
             lease, fill = await self._tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
             if lease is None or lease[:TOKEN_BYTES] != found.value:
                 return True

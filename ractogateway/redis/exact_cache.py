@@ -125,7 +125,7 @@ class AsyncRedisExactCache(Core):
         self._computations = Computations(
             self._port,
             self._store,
-            Lookups(self._port, self._tracked, self._flights),
+            Lookups(self._port, None if self._port.is_cluster else self._tracked, self._flights),
             self._counts,
             self._outage,
             early=self._early,
