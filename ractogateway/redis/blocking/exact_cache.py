@@ -46,6 +46,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
         compress_above_bytes: int = 1024,
         compression: Compression = "zlib",
         encryption: Encryption | None = None,
+        ttl_jitter: float = 0.0,
         options: RedisOptions | None = None,
     ) -> None:
         super().__init__(
@@ -58,6 +59,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
             compress_above_bytes=compress_above_bytes,
             compression=compression,
             encryption=encryption,
+            ttl_jitter=ttl_jitter,
             options=options,
         )
 
