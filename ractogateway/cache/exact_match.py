@@ -186,7 +186,7 @@ class ExactMatchCache:
     @property
     def aio(self) -> AsyncExactMatchCache:
         """The same cache for async code. Its methods return at once, but for those that compute."""
-        from ractogateway.cache.exact_match_aio import AsyncExactMatchCache  # noqa: PLC0415 - it imports asyncio
+        from ractogateway.cache.exact_match_aio import AsyncExactMatchCache  # noqa: PLC0415 - which imports this
 
         return AsyncExactMatchCache(self)
 
@@ -233,10 +233,10 @@ class ExactMatchCache:
         flight.enter()
         response = None
         try:
-            response = check_answer(compute())
+            response = answer = check_answer(compute())
         finally:
             self._land(order, flight, response)
-        return response
+        return answer
 
     def _land(self, order: _Order, flight: Flight, response: LLMResponse | None) -> None:
         """The computation has ended: store its answer, and hand it to those who wait; or let them go without."""

@@ -141,10 +141,10 @@ class AsyncExactMatchCache:
             flight.enter()
             response = None
             try:
-                response = check_answer(await _called(compute))
+                response = answer = check_answer(await _called(compute))
             finally:
                 cache._land(order, flight, response)  # noqa: SLF001
-            return response
+            return answer
 
         def ended(task: asyncio.Task[LLMResponse]) -> None:
             _running.discard(task)
