@@ -49,6 +49,7 @@ __all__ = ["fingerprint"]
 
 # Change the number whenever the encoding of any value changes: entries of other versions are then simply not found.
 _HEADER = b"ractogateway request 1\n"
+_NO_CONTEXT = b"m0:"  # as an empty one
 
 _MAX_DEPTH = 100
 _MAX_SHOWN_STEPS = 10
@@ -90,13 +91,14 @@ def fingerprint(
         _integer(check_tokens("max_tokens", max_tokens)),
     ]
     if context is None:
-        context = {}
+        parts.append(_NO_CONTEXT)
     elif not isinstance(context, Mapping):
         raise InvalidTypeError(f"context must be a mapping or None, not {type(context).__name__}")
-    try:
-        _write_mapping(context, parts.append, 0)
-    except _Refused as refused:
-        raise refused.error() from None
+    else:
+        try:
+            _write_mapping(context, parts.append, 0)
+        except _Refused as refused:
+            raise refused.error() from None
     return sha256(b"".join(parts)).digest()
 
 

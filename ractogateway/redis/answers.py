@@ -38,7 +38,10 @@ class SealedAnswers:
         """
         payload = self._envelopes.unseal(value, fingerprint)
         try:
-            return LLMResponse.model_validate_json(payload).become_hit()
+            response = LLMResponse.model_validate_json(payload)
         except ValidationError:
-            bad = BadEnvelope(Flaw.UNREADABLE)
-        raise bad  # outside the handler: pydantic's error quotes the answer
+            response = None
+        # Outside the handler: pydantic's error quotes the answer.
+        if response is None or not response.cached:
+            raise BadEnvelope(Flaw.UNREADABLE)
+        return response
