@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from ractogateway.messages import LLMResponse
 
-__all__ = ["CacheStats", "ComputingCache", "ExactCache"]
+__all__ = ["CacheCounters", "CacheRequest", "CacheStats", "ComputingCache", "ExactCache"]
 
 
-class CacheStats(BaseModel):
-    """Counters of one cache object since it was made.
+class CacheCounters(BaseModel):
+    """How often lookups ended how. Each is counted once.
 
-    ``size`` is the number of live entries, None where the store could not be asked. ``errors`` counts calls whose
-    failure was taken for a miss or dropped.
+    Attributes:
+        hits: a stored answer was returned.
+        coalesced: the answer of somebody else's computation, which was under way, was waited for and returned.
+        stale: an answer was returned whose time was over, while a new one is computed.
+        misses: there was none: None was returned, or the caller computed it.
+        errors: calls whose failure was taken for a miss or dropped; each of them is counted above, too, if it was a
+            lookup.
+        corrupt: stored values that could not be read: torn, foreign, or of a later release. They are misses.
+        saved_tokens: what the returned answers had cost when they were computed.
     """
 
     model_config = ConfigDict(frozen=True)
 
     hits: int = 0
     misses: int = 0
-    size: int | None = 0
+    coalesced: int = 0
+    stale: int = 0
     errors: int = 0
+    corrupt: int = 0
+    saved_tokens: int = 0
 
     @property
     def total(self) -> int:
         """Lookups."""
-        return self.hits + self.misses
+        return self.hits + self.coalesced + self.stale + self.misses
 
     @property
     def hit_rate(self) -> float:
-        """Hits over lookups, 0.0 before the first."""
-        return self.hits / self.total if self.total else 0.0
+        """The part of all lookups that found an answer, 0.0 before the first."""
+        return 1 - self.misses / self.total if self.total else 0.0
+
+
+class CacheStats(CacheCounters):
+    """Counters of one cache object since it was made.
+
+    ``size`` is the number of live entries, None where the store could not be asked. ``fleet`` counts for all replicas;
+    None where there is no fleet, or it could not be asked.
+    """
+
+    size: int | None = 0
+    fleet: CacheCounters | None = None
+
+
+class CacheRequest(NamedTuple):
+    """One request, where several are passed at once. A plain tuple of the same items will do, too."""
+
+    user_message: str
+    system_prompt: str
+    model: str
+    temperature: float
+    max_tokens: int
+    context: Mapping[str, Any] | None = None
 
 
 class ExactCache(Protocol):

@@ -6,6 +6,7 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 
 from __future__ import annotations
 
+from ractogateway.cache.protocol import CacheRequest
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.config import ChatMemoryConfig, RateLimitConfig, RateLimitDecision, RedisOptions
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncRedisChatMemory",
     "AsyncRedisExactCache",
     "AsyncRedisRateLimiter",
+    "CacheRequest",
     "ChatMemoryConfig",
     "Encryption",
     "RateLimitConfig",

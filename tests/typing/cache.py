@@ -41,6 +41,8 @@ def either_is_an_exact_cache(answer: LLMResponse) -> None:
 async def computing(answer: LLMResponse) -> None:
     in_process = ExactMatchCache()
     cache: ComputingCache = in_process
+    shared: ComputingCache = RedisExactCache()
+    shared.get_or_compute("q", "", "m", 0.0, 1, lambda: answer, ttl_seconds=60, max_temperature=1.0)
     assert_type(cache.get_or_compute("q", "", "m", 0.0, 1, lambda: answer, context=CONTEXT), LLMResponse)
 
     async def compute() -> LLMResponse:

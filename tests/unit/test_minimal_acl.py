@@ -49,7 +49,20 @@ def use_cache(where: dict[str, object]) -> None:
     assert lasting.get(*REQUEST).content == "answer"
     assert (len(lasting), lasting.stats.size) == (1, 1)
     assert lasting.invalidate(*REQUEST)
+    tagged = RedisExactCache(**where, ttl_seconds=60, stale_seconds=1, on_outage="raise")
+    assert tagged.get_or_compute(*REQUEST, lambda: ANSWER, tags=["tag"]).content == "answer"
+    assert tagged.get_many([REQUEST])[0].content == "answer"
+    tagged.invalidate_tag("tag")
+    fleet = tagged.stats.fleet
+    if fleet is None or not fleet.misses:  # what counts never fails a request
+        raise StoreRefused("the counters are out of reach")
+    with pytest.raises(ValueError, match="no answer"):
+        tagged.get_or_compute(*REQUEST, fail)
     lasting.clear()
+
+
+def fail() -> LLMResponse:
+    raise ValueError("no answer")
 
 
 def use_limiter(where: dict[str, object]) -> None:

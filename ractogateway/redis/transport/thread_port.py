@@ -40,6 +40,10 @@ class ThreadPort(BlockingPort, RetryingPort):
         endpoint.users.add(self)
         self._spare: ClientPort | None = None
 
+    @property
+    def is_cluster(self) -> bool:
+        return self._endpoint.address.is_cluster
+
     async def run(self, call: Call[T]) -> T:
         return await (super().run(call) if self._thread_runs() else self._spare_port().run(call))
 

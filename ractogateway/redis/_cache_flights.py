@@ -1,0 +1,309 @@
+"""One computation of an answer for all who ask for it: in this process, and in the fleet.
+
+Every caller asks Redis, by one script, for the answer or whose lease there is on computing it (`lookup.lua`). Redis
+alone decides, so a call that begins after an invalidation has returned never gets what was computed before it: the
+lease that was overtaken is not the one that the script names. What this module adds:
+
+* *Groups.* Callers of one turn of the event loop share one such question.
+* *Flights.* Callers who are told of a lease that this process holds wait for that computation, and get its answer.
+* *Watches.* Callers who are told of another process's lease wait for its end, by push where the server tracks, else
+  by asking again at growing intervals. One of them watches for all.
+
+Whoever waited in vain (the computation failed, its answer may not be shared, its process died) asks again, and may be
+the next one to compute. Nobody gets somebody else's error. Who has been disappointed twice, or has waited for
+``max_wait_seconds``, makes a call of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ractogateway._forking import renewed_after_fork
+from ractogateway.errors import StoreError
+from ractogateway.messages import LLMResponse
+from ractogateway.redis._cache_store import Life
+from ractogateway.redis.keys import CacheKeys
+from ractogateway.redis.scripts import cache_calls as calls
+from ractogateway.redis.scripts.cache_calls import Found, Status
+from ractogateway.redis.stamps import FRESH_BYTES, TOKEN_BYTES, tags_of
+from ractogateway.redis.transport import Port, Signal, TrackedPort
+
+LEASE_SECONDS: Final = 4.0
+"""How long a computation is thought to go on after its last sign of life."""
+BEAT_SECONDS: Final = LEASE_SECONDS / 3
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.25
+_LONG_SECONDS = 3600.0
+_RELEASE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a caller asks for, and how it would answer it."""
+
+    keys: CacheKeys
+    fingerprint: bytes
+    tags: tuple[bytes, ...]
+    temperature: float
+    max_temperature: float
+    life: Life
+    compute: Callable[[], Any]
+
+
+class Flight:
+    """One computation in this process.
+
+    Attributes:
+        token: the name of its lease.
+        claim: the value of its lease; empty when it was begun without Redis.
+        done: it has ended.
+        result: what it returned to whoever began it.
+        error: what it raised.
+        shared: the answer for everybody else; None if there is none.
+        callers: how many wait for it; when nobody does any more, it is cancelled.
+    """
+
+    __slots__ = ("callers", "cancel", "claim", "done", "error", "result", "shared", "token")
+
+    def __init__(self, token: bytes, claim: bytes) -> None:
+        self.token = token
+        self.claim = claim
+        self.done = Signal()
+        self.result: LLMResponse | None = None
+        self.error: BaseException | None = None
+        self.shared: LLMResponse | None = None
+        self.callers = 1
+        self.cancel: Callable[[], object] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Callers who share one lookup."""
+
+    answered: Signal = field(default_factory=Signal)
+    found: Found | None = None
+    failure: StoreError | None = None
+
+
+class FlightTable:
+    """What is under way in this process, for one cache object and its faces. Safe for threads."""
+
+    def __init__(self) -> None:
+        renewed_after_fork(self)
+        self.renew_after_fork()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: those who computed have stayed in the parent."""
+        self.lock = threading.RLock()
+        self.groups: dict[tuple[bytes, tuple[bytes, ...]], _Group] = {}
+        self.flights: dict[bytes, Flight] = {}
+        self.watches: dict[bytes, Signal] = {}
+
+    def join(self, name: bytes) -> Flight | None:
+        """The flight of this name, with one more caller who waits for it; None if there is none."""
+        with self.lock:
+            flight = self.flights.get(name)
+            if flight is not None:
+                flight.callers += 1
+            return flight
+
+    def join_or_begin(self, name: bytes) -> tuple[Flight, bool]:
+        """The flight of this name, begun without a lease if there is none; whether it was begun."""
+        with self.lock:
+            flight = self.join(name)
+            if flight is not None:
+                return flight, False
+            flight = self.flights[name] = Flight(name, b"")
+            return flight, True
+
+    def end(self, flight: Flight) -> None:
+        """It is over, for everybody."""
+        with self.lock:
+            if self.flights.get(flight.token) is flight:
+                del self.flights[flight.token]
+        flight.done.happen()
+
+    def leave(self, flight: Flight) -> None:
+        """One caller fewer."""
+        with self.lock:
+            flight.callers -= 1
+            deserted = not flight.callers and not flight.done.happened
+        if deserted and flight.cancel is not None:
+            flight.cancel()
+
+
+class Wakers:
+    """Who waits for news of which lease; the listener of a tracker."""
+
+    def __init__(self) -> None:
+        self._signals: dict[bytes, Signal] = {}
+
+    def add(self, key: bytes, signal: Signal) -> None:
+        """One at a time for each key. Under the tracker's lock."""
+        self._signals[key] = signal
+
+    def discard(self, key: bytes) -> None:
+        """Nobody waits any longer."""
+        self._signals.pop(key, None)
+
+    def on_invalidate(self, keys: Any) -> None:
+        """See `Listener`."""
+        for key in list(self._signals) if keys is None else keys:
+            signal = self._signals.pop(key, None)
+            if signal is not None:
+                signal.happen()
+
+
+class Lookups:
+    """Questions to Redis, and waits for other processes' answers, for one core.
+
+    Args:
+        port: the core's own.
+        tracked: its tracked twin; None where there is none.
+        table: shared with the core's other face.
+    """
+
+    def __init__(self, port: Port, tracked: TrackedPort | None, table: FlightTable) -> None:
+        self._port = port
+        self._tracked = tracked
+        self.table = table
+
+    async def ask(
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
+    ) -> tuple[Found, bool]:
+        """The reply to a lookup, and whether it is this caller's own rather than its group's.
+
+        If it is, and a lease was taken, its flight is entered into the table before anybody of the group hears of it.
+
+        Raises:
+            StoreError: as `Port.run`.
+        """
+        name = (question.fingerprint, question.tags)
+        while True:
+            with self.table.lock:
+                group = self.table.groups.get(name)
+                leads = group is None
+                if group is None:
+                    group = self.table.groups[name] = _Group()
+            if not leads:
+                await self._port.wait(group.answered, _LONG_SECONDS)
+                if group.failure is not None:
+                    raise copy.copy(group.failure)  # raised by many, one would collect the tracebacks of all of them
+                if group.found is not None:
+                    return group.found, False
+                continue  # the one who asked for the group was cancelled
+            try:
+                try:
+                    await self._port.gather()
+                finally:
+                    self._close(name, group)
+                found = await self._ask(question, life_ms=life_ms, early=early, stale=stale, token=token)
+                self._enter(found, token)
+                group.found = found
+            except StoreError as failure:
+                group.failure = failure
+                raise
+            except BaseException:
+                await self.release(question, token)
+                raise
+            finally:
+                group.answered.happen()
+            return found, True
+
+    def _close(self, name: tuple[bytes, tuple[bytes, ...]], group: _Group) -> None:
+        with self.table.lock:
+            if self.table.groups.get(name) is group:
+                del self.table.groups[name]
+
+    def _enter(self, found: Found, token: bytes) -> None:
+        if found.stamp:
+            with self.table.lock:
+                self.table.flights[token] = Flight(token, token + found.stamp)
+
+    async def _ask(
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
+    ) -> Found:
+        other_tags: list[bytes] = []
+        while True:
+            call = calls.look_up(
+                question.keys,
+                question.fingerprint,
+                token=token,
+                lease_ms=round(LEASE_SECONDS * 1000),
+                life_ms=life_ms,
+                early=early,
+                stale=stale,
+                own_tags=question.tags,
+                other_tags=other_tags,
+                fresh=os.urandom(FRESH_BYTES),
+            )
+            found = await self._port.run(call)
+            if found.status is not Status.TELL:
+                return found
+            other_tags = [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in question.tags]
+
+    async def release(self, question: Question, token: bytes) -> None:
+        """Give up a lease, if there is one, whatever has happened to the caller."""
+
+        async def work() -> None:
+            await self._port.run(calls.release_lease(question.keys, question.fingerprint, token))
+
+        with contextlib.suppress(StoreError):  # then it ends by itself
+            await self._port.cleanup(work, seconds=_RELEASE_SECONDS)
+
+    async def await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
+        """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""
+        pause = max(pause, _FIRST_PAUSE_SECONDS)
+        with self.table.lock:
+            over = self.table.watches.get(question.fingerprint)
+            watches = over is None
+            if over is None:
+                over = self.table.watches[question.fingerprint] = Signal()
+        if not watches:
+            await self._port.wait(over, seconds)
+            return min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        try:
+            if await self._watch(question, found, seconds):
+                return _FIRST_PAUSE_SECONDS
+            await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter, not a secret
+            return min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        finally:
+            with self.table.lock:
+                if self.table.watches.get(question.fingerprint) is over:
+                    del self.table.watches[question.fingerprint]
+            over.happen()
+
+    async def _watch(self, question: Question, found: Found, seconds: float) -> bool:
+        """Wait for news of the lease by push; False where nothing is pushed.
+
+        Raises:
+            StoreError: as `Port.run`.
+        """
+        if self._tracked is None:
+            return False
+        end = self._port.now() + seconds
+        left = found.left_ms / 1000
+        while True:
+            signal, key = Signal(), question.keys.lease(question.fingerprint)
+            wakers = self._tracked.tracker().listener(self.table, Wakers)
+            lease, fill = await self._tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
+            if lease is None or lease[:TOKEN_BYTES] != found.value:
+                return True
+            if not fill.keep(lambda: wakers.add(key, signal)):  # noqa: B023 - called before the next turn
+                return False
+            try:
+                # Expiry is pushed late, so it is not waited for.
+                happened = await self._port.wait(signal, min(left + 0.005, end - self._port.now()))
+            finally:
+                wakers.discard(key)
+            if not happened:
+                return True
+            left = LEASE_SECONDS  # it may have been renewed just now
