@@ -58,7 +58,8 @@ class AsyncRedisExactCache(Core):
         namespace: separates tenants under one prefix: nothing is shared between two namespaces.
         on_outage: without Redis, ``"miss"`` makes `get` miss and `put` do nothing, ``"raise"`` raises. Wrong passwords
             and the like are treated the same way. Both are counted, and logged once per change of state.
-        compress_above_bytes: larger answers are compressed when that makes them smaller.
+        compress_above_bytes: larger answers are compressed when that makes them smaller. Opening a compressed answer
+            of 1 KB by zlib takes a quarter of a whole hit, to save half a kilobyte.
         compression: ``"zlib"``, or ``"zstd"`` with the extra of that name: smaller and faster. Entries by either are
             read, those by Zstandard only where the extra is installed: give it to every replica first.
         encryption: keys under which answers are kept. Entries in plain text are then misses.
@@ -89,7 +90,7 @@ class AsyncRedisExactCache(Core):
         namespace: str = "",
         on_outage: CacheOutage = "miss",
         near_cache_entries: int = 0,
-        compress_above_bytes: int = 1024,
+        compress_above_bytes: int = 2048,
         compression: Compression = "zlib",
         encryption: Encryption | None = None,
         ttl_jitter: float = 0.0,

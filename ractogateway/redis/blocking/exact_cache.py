@@ -44,7 +44,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
         namespace: str = "",
         on_outage: CacheOutage = "miss",
         near_cache_entries: int = 0,
-        compress_above_bytes: int = 1024,
+        compress_above_bytes: int = 2048,
         compression: Compression = "zlib",
         encryption: Encryption | None = None,
         ttl_jitter: float = 0.0,
