@@ -93,13 +93,13 @@ class CacheAccess:
         """
         if self._computes and wanted.max_temperature is not None:
             own = OwnCall(compute)
+            found, broke = None, None
             try:
-                found: Any = self._cache.get_or_compute(*wanted.identity.fields, own, **wanted.limits())
+                found = self._cache.get_or_compute(*wanted.identity.fields, own, **wanted.limits())
             except Exception as error:  # noqa: BLE001 - see lookup
-                self._missed(own, error)
-                found = None
-            if own.answer is not None:
-                return own.answer
+                broke = error
+            if (answer := self._of(own, broke)) is not None:
+                return answer
         else:
             found = self.lookup(wanted.identity)
         answer = self._usable(wanted, found)
@@ -114,13 +114,13 @@ class CacheAccess:
         core = self._core()
         if core is not None and offers(core, "get_or_compute") and wanted.max_temperature is not None:
             own = AsyncOwnCall(compute)
+            found, broke = None, None
             try:
-                found: Any = await core.get_or_compute(*wanted.identity.fields, own.make, **wanted.limits())
+                found = await core.get_or_compute(*wanted.identity.fields, own.make, **wanted.limits())
             except Exception as error:  # noqa: BLE001 - see lookup
-                self._missed(own, error)
-                found = None
-            if own.answer is not None:
-                return own.answer
+                broke = error
+            if (answer := self._of(own, broke)) is not None:
+                return answer
         else:
             found = await self.alookup(wanted.identity)
         answer = self._usable(wanted, found)
@@ -184,11 +184,13 @@ class CacheAccess:
             return await getattr(core, method)(*args, **kwargs)
         return await _in_thread(partial(getattr(self._cache, method), *args, **kwargs))
 
-    def _missed(self, own: OwnCall | AsyncOwnCall, error: Exception) -> None:
-        """A cache raised while it computed: what was the caller's own failure is raised, anything else is a miss."""
-        if own.failure is not None:
-            raise own.failure
-        self._failed("lookup" if own.answer is None else "store", error)
+    def _of(self, own: OwnCall | AsyncOwnCall, broke: Exception | None) -> LLMResponse | None:
+        """The answer of the caller's own call, if there was one. Its failure is raised; the cache's is a miss."""
+        if broke is not None:
+            if own.failure is not None:
+                raise own.failure  # here, not where the cache's error is handled: that would stay with it
+            self._failed("lookup" if own.answer is None else "store", broke)
+        return own.answer
 
     def _usable(self, wanted: Wanted, found: object) -> LLMResponse | None:
         hit = self._checked(found)

@@ -9,6 +9,9 @@ from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis.envelope import BadEnvelope, Envelopes, Flaw
 
+_decode = LLMResponse.__pydantic_validator__.validate_json
+"""`LLMResponse.model_validate_json` without its further arguments, which take a fifth of its time."""
+
 
 class SealedAnswers:
     """Turns answers into what Redis keeps, and back."""
@@ -38,7 +41,7 @@ class SealedAnswers:
         """
         payload = self._envelopes.unseal(value, fingerprint)
         try:
-            response = LLMResponse.model_validate_json(payload)
+            response: LLMResponse | None = _decode(payload)
         except ValidationError:
             response = None
         # Outside the handler: pydantic's error quotes the answer.
