@@ -153,7 +153,7 @@ class LLMResponse(_Private):
     parsed: Any = None
     tool_calls: list[ToolCall] = Field(default_factory=list)
     finish_reason: FinishReason = FinishReason.STOP
-    usage: Usage = Field(default_factory=Usage)
+    usage: Usage = Usage()  # shared by all who have none: it cannot be changed
     raw: Any = Field(default=None, exclude=True, repr=False)
     model: str | None = None
     cached: bool = False
@@ -162,11 +162,6 @@ class LLMResponse(_Private):
     def as_hit(self) -> LLMResponse:
         """A copy of this stored answer as a cache hands it out: marked, billed at zero, sharing nothing mutable."""
         return self._copied(**self._hit_fields())
-
-    def become_hit(self) -> LLMResponse:
-        """`as_hit` without the copy, for a cache that has just decoded this answer: nobody else has it."""
-        vars(self).update(self._hit_fields())
-        return self
 
     def changeable_fields(self) -> tuple[str, ...]:
         """The fields whose values somebody could change."""
@@ -187,15 +182,19 @@ class LLMResponse(_Private):
         return self._copied(raw=None, cached=False, usage=usage, saved_usage=None)
 
     def to_stored_json(self) -> str:
-        """`as_stored` as JSON, without the fields that hold nothing.
+        """This answer as JSON for a cache: in the form of a hit, so that nothing is left to do when it is read back.
+
+        Fields that hold nothing are left out, since reading is what happens often.
 
         Raises:
             PydanticSerializationError: ``parsed`` holds something that JSON cannot hold.
         """
+        cost = self.saved_usage if self.cached and self.saved_usage else self.usage
+        hit = self.model_copy(update={"cached": True, "saved_usage": cost})
         # By name, not exclude_none or exclude_defaults: those would reach into what the user's `parsed` holds.
-        empty = {name for name in _OFTEN_NONE if getattr(self, name) is None}
-        stored = self.model_copy(update={"usage": self.saved_usage}) if self.cached and self.saved_usage else self
-        return stored.model_dump_json(exclude={"cached", "saved_usage", *empty})
+        exclude: dict[str, Any] = {name: True for name in _OFTEN_EMPTY if getattr(self, name) in (None, [])}
+        exclude["saved_usage"] = {name for name, tokens in cost if not tokens}
+        return hit.model_dump_json(exclude={"usage": True, **exclude})
 
     def _hit_fields(self) -> dict[str, Any]:
         return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
@@ -206,7 +205,7 @@ class LLMResponse(_Private):
         return updated.twin(updated.changeable_fields())
 
 
-_OFTEN_NONE = ("content", "thinking", "parsed", "model")
+_OFTEN_EMPTY = ("content", "thinking", "tool_calls", "model")
 _UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage})
 _NO_USAGE = Usage()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from ractogateway.messages import LLMResponse
 
-__all__ = ["CacheCounters", "CacheRequest", "CacheStats", "ExactCache"]
+__all__ = ["CacheCounters", "CacheRequest", "CacheStats", "ComputingCache", "ExactCache"]
 
 
 class CacheCounters(BaseModel):
@@ -128,3 +128,30 @@ class ExactCache(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+class ComputingCache(ExactCache, Protocol):
+    """An exact cache that also decides who computes. Both caches of this library are; a drop-in need not be.
+
+    A kit uses ``get_or_compute`` where a cache has it, and ``get`` and ``put`` where it has not.
+    """
+
+    def get_or_compute(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        compute: Callable[[], LLMResponse],
+        *,
+        context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+        max_temperature: float = 0.0,
+    ) -> LLMResponse:
+        """The stored answer, or what ``compute()`` returns, called once for all who ask meanwhile.
+
+        Whoever computes gets its own answer; the others one that is marked ``cached``. What `is_storable` refuses is
+        neither stored nor shared, and nobody gets somebody else's error.
+        """
+        ...

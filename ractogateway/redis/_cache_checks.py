@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from ractogateway._checks import check_id, check_ttl, milliseconds
+from ractogateway._checks import check_id, check_jitter, check_ttl, milliseconds
 from ractogateway.cache.protocol import CacheRequest
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse
@@ -19,17 +20,18 @@ _MAX_WAIT_SECONDS = 86_400.0
 _MAX_STRENGTH = 1000.0
 
 
-def life_of(ttl_seconds: object, stale_seconds: object) -> Life:
+def life_of(ttl_seconds: object, stale_seconds: object, ttl_jitter: object) -> Life:
     """How long the entries of a cache live."""
     ttl = check_ttl("ttl_seconds", ttl_seconds)
     grace = check_number("stale_seconds", stale_seconds, 0.0, _MAX_STALE_SECONDS)
-    return Life(None if ttl is None else milliseconds(ttl), milliseconds(grace) if grace else 0)
+    jitter = check_jitter("ttl_jitter", ttl_jitter)
+    return Life(None if ttl is None else milliseconds(ttl), milliseconds(grace) if grace else 0, jitter)
 
 
 def life_with(life: Life, ttl_seconds: object) -> Life:
     """The same, but for an entry with a time to live of its own."""
     ttl = check_ttl("ttl_seconds", ttl_seconds)
-    return life if ttl is None else Life(milliseconds(ttl), life.grace_ms)
+    return life if ttl is None else replace(life, ttl_ms=milliseconds(ttl))
 
 
 def check_strength(name: str, value: object) -> float | None:

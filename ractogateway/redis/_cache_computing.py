@@ -66,7 +66,7 @@ class Computations:
             StoreError: only where outages raise.
             Exception: what the caller's own computation raised.
         """
-        if not _may_be_shared(question):
+        if not _may_be_shared(question, _COMPLETE):
             return await self._read(question, 0.0) or await self._alone(question)
         early = self._sooner()
         if self._store.near is not None and (near := await self._read_near(question, early or 0.0)) is not None:
@@ -267,7 +267,7 @@ class Computations:
     async def _keep(self, question: Question, flight: Flight, seconds: float) -> bool:
         """Share and store an answer that deserves it; whether its lease needs no further care."""
         response = flight.result
-        if response is None or not is_storable(response, temperature=question.temperature):
+        if response is None or not _may_be_shared(question, response):
             return False
         began = self._outage.began()
         try:
@@ -302,8 +302,8 @@ class Computations:
         self._counts.add(name, saved.total_tokens if saved is not None else 0)
 
 
-def _may_be_shared(question: Question) -> bool:
-    return is_storable(_COMPLETE, temperature=question.temperature)
+def _may_be_shared(question: Question, response: LLMResponse) -> bool:
+    return is_storable(response, temperature=question.temperature, max_temperature=question.max_temperature)
 
 
 def _checked(response: object) -> LLMResponse:

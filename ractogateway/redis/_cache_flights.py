@@ -54,6 +54,7 @@ class Question:
     fingerprint: bytes
     tags: tuple[bytes, ...]
     temperature: float
+    max_temperature: float
     life: Life
     compute: Callable[[], Any]
 

@@ -6,11 +6,13 @@ are is known only when it is there.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ractogateway.cache.policy import jittered
 from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache_counts import Counts
 from ractogateway.redis._cache_near import Copy, NearCache, depends_on
@@ -28,10 +30,17 @@ _SLICE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """How long an entry lives: as a fresh answer (None: no end), and then as a stale one."""
+    """How long an entry lives: as a fresh answer (None: no end; ``jitter``: the part of it that chance may take away),
+    and then as a stale one.
+    """
 
     ttl_ms: int | None
     grace_ms: int
+    jitter: float = 0.0
+
+    def draw_ms(self) -> int | None:
+        """The fresh life of one entry."""
+        return None if self.ttl_ms is None else max(1, math.ceil(jittered(self.ttl_ms, self.jitter)))
 
 
 class AnswerStore:
@@ -196,7 +205,7 @@ class AnswerStore:
             self._buckets.of(fingerprint),
             fingerprint,
             envelope,
-            ttl_ms=life.ttl_ms,
+            ttl_ms=life.draw_ms(),
             grace_ms=grace_ms,
             head=head(compute_ms, grace_ms),
             tags=tags,

@@ -9,6 +9,9 @@ from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis.envelope import BadEnvelope, Envelopes, Flaw
 
+_decode = LLMResponse.__pydantic_validator__.validate_json
+"""`LLMResponse.model_validate_json` without its further arguments, which take a fifth of its time."""
+
 
 class SealedAnswers:
     """Turns answers into what Redis keeps, and back."""
@@ -38,7 +41,10 @@ class SealedAnswers:
         """
         payload = self._envelopes.unseal(value, fingerprint)
         try:
-            return LLMResponse.model_validate_json(payload).become_hit()
+            response: LLMResponse | None = _decode(payload)
         except ValidationError:
-            bad = BadEnvelope(Flaw.UNREADABLE)
-        raise bad  # outside the handler: pydantic's error quotes the answer
+            response = None
+        # Outside the handler: pydantic's error quotes the answer.
+        if response is None or not response.cached:
+            raise BadEnvelope(Flaw.UNREADABLE)
+        return response

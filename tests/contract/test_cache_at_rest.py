@@ -103,3 +103,14 @@ def test_keys_rotate(make):
     assert after.get(*ALICE).content == HERS.content
     assert before.get(*ALICE) is None
     assert make("cache", ttl_seconds=60).get(*ALICE) is None
+
+
+def test_jitter_spreads_the_ends_of_entries_that_were_written_together(make, store):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache", ttl_seconds=1_000, ttl_jitter=0.5)
+    for number in range(60):
+        cache.put(f"question {number}", *ALICE[1:], HERS)
+    left = sorted(store.pttl(key) / 1000 for key in entries(store))
+    assert 490 < left[0] < 700
+    assert 800 < left[-1] <= 1_000

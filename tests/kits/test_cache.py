@@ -54,6 +54,8 @@ class AsyncCore:
 class TwoFaces(ExactMatchCache):
     """A blocking cache with an async core beside it, as `RedisExactCache` is; each face has entries of its own here."""
 
+    aio: AsyncCore = None
+
     def __init__(self) -> None:
         super().__init__()
         self.aio = AsyncCore()

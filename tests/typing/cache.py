@@ -12,9 +12,11 @@ import redis.asyncio
 
 from ractogateway import LLMResponse, RactoGatewayError
 from ractogateway.cache import (
+    AsyncExactMatchCache,
     CacheCounters,
     CacheRequest,
     CacheStats,
+    ComputingCache,
     ExactCache,
     ExactMatchCache,
     fingerprint,
@@ -36,6 +38,22 @@ def either_is_an_exact_cache(answer: LLMResponse) -> None:
         assert_type(cache.clear(), None)
         assert_type(cache.stats, CacheStats)
         assert_type(len(cache), int)
+
+
+async def computing(answer: LLMResponse) -> None:
+    in_process = ExactMatchCache()
+    cache: ComputingCache = in_process
+    shared: ComputingCache = RedisExactCache()
+    shared.get_or_compute("q", "", "m", 0.0, 1, lambda: answer, ttl_seconds=60, max_temperature=1.0)
+    assert_type(cache.get_or_compute("q", "", "m", 0.0, 1, lambda: answer, context=CONTEXT), LLMResponse)
+
+    async def compute() -> LLMResponse:
+        return answer
+
+    assert_type(in_process.aio, AsyncExactMatchCache)
+    assert_type(await in_process.aio.get("q", "", "m", 0.0, 1), LLMResponse | None)
+    assert_type(await in_process.aio.get_or_compute("q", "", "m", 0.0, 1, compute, max_temperature=0.5), LLMResponse)
+    in_process.get_or_compute("q", "", "m", 0.0, 1, compute)  # type: ignore[arg-type]
 
 
 def ways_to_redis() -> None:

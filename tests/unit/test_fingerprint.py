@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -367,6 +368,12 @@ def test_what_has_no_canonical_form_is_refused_by_type_and_path(wrong, type_name
     assert "secret" not in message
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_what_an_object_says_of_its_class_is_not_believed():
+    for kind in (str, dict, list, Message, datetime):
+        with pytest.raises(InvalidTypeError, match="of type Mock, which has no canonical form"):
+            value(Mock(spec=kind))
 
 
 def test_an_item_of_a_set_is_not_quoted():

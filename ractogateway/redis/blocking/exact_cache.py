@@ -44,9 +44,10 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
         namespace: str = "",
         on_outage: CacheOutage = "miss",
         near_cache_entries: int = 0,
-        compress_above_bytes: int = 1024,
+        compress_above_bytes: int = 2048,
         compression: Compression = "zlib",
         encryption: Encryption | None = None,
+        ttl_jitter: float = 0.0,
         early_refresh: float | None = None,
         stale_seconds: float | None = None,
         max_wait_seconds: float = 60.0,
@@ -63,6 +64,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
             compress_above_bytes=compress_above_bytes,
             compression=compression,
             encryption=encryption,
+            ttl_jitter=ttl_jitter,
             early_refresh=early_refresh,
             stale_seconds=stale_seconds,
             max_wait_seconds=max_wait_seconds,
@@ -136,6 +138,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
         context: Mapping[str, Any] | None = None,
         ttl_seconds: float | None = None,
         tags: Iterable[str] = (),
+        max_temperature: float = 0.0,
     ) -> LLMResponse:
         """The stored answer, or the one that ``compute`` returns, which is then stored for all; a blocking function
         here, called in this thread.
@@ -151,6 +154,7 @@ class RedisExactCache(Face[AsyncRedisExactCache]):
                 context=context,
                 ttl_seconds=ttl_seconds,
                 tags=tags,
+                max_temperature=max_temperature,
             )
         )
 
