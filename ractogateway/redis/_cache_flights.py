@@ -1,8 +1,9 @@
 """One computation of an answer for all who ask for it: in this process, and in the fleet.
 
-Every caller asks Redis, by one script, for the answer or whose lease there is on computing it (`lookup.lua`). Redis
-alone decides, so a call that begins after an invalidation has returned never gets what was computed before it: the
-lease that was overtaken is not the one that the script names. What this module adds:
+Every caller asks Redis for the answer or whose lease there is on computing it: by a plain read, and where that finds
+nothing, by a script (`lookup.lua`). Redis alone decides, so a call that begins after an invalidation has returned never
+gets what was computed before it: the lease that was overtaken is not the one that the script names. What this module
+adds:
 
 * *Groups.* Callers of one turn of the event loop share one such question.
 * *Flights.* Callers who are told of a lease that this process holds wait for that computation, and get its answer.
