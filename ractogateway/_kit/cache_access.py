@@ -76,6 +76,9 @@ class CacheAccess:
         self._cache: Any = cache  # Any: a face that may be blocking or async, of which the check above saw the methods
         self._is_async = inspect.iscoroutinefunction(getattr(cache, "get", None))
         self._computes = offers(cache, "get_or_compute")
+        # The same of the async form, which is not made before somebody awaits.
+        self._has_core: bool | None = None
+        self._core_computes: bool | None = None
         self._unnameable_seen = False
 
     def check_blocking(self) -> None:
@@ -112,7 +115,9 @@ class CacheAccess:
     async def aanswer(self, wanted: Wanted, compute: Callable[[], Awaitable[LLMResponse]]) -> LLMResponse:
         """`answer` for async code: without blocking the event loop."""
         core = self._core()
-        if core is not None and offers(core, "get_or_compute") and wanted.max_temperature is not None:
+        if self._core_computes is None:
+            self._core_computes = core is not None and offers(core, "get_or_compute")
+        if self._core_computes and wanted.max_temperature is not None:
             own = AsyncOwnCall(compute)
             found, broke = None, None
             try:
@@ -174,9 +179,11 @@ class CacheAccess:
         """What can be awaited, if there is something."""
         if self._is_async:
             return self._cache
-        # Not one that was inherited: that of the in-process cache calls it in the event loop, and a subclass may have
-        # made its methods slow.
-        return self._cache.aio if offers(self._cache, "aio") else None
+        if self._has_core is None:
+            # Not one that was inherited: that of the in-process cache calls it in the event loop, and a subclass may
+            # have made its methods slow.
+            self._has_core = offers(self._cache, "aio")
+        return self._cache.aio if self._has_core else None
 
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:
         core = self._core()
