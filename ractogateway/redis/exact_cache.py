@@ -307,6 +307,14 @@ class AsyncRedisExactCache(Core):
             self._failed(error, began)
         return CacheStats(**self._counts.read().model_dump(), size=size, fleet=fleet)
 
+    async def aclose(self) -> None:
+        """Tell the fleet what was counted, and close the connection, unless another object shares it.
+
+        The object stays usable; closing is never needed.
+        """
+        await self._tell_the_fleet()
+        await super().aclose()
+
     def __repr__(self) -> str:
         ttl_ms = self._life.ttl_ms
         return f"{type(self).__name__}(ttl_seconds={None if ttl_ms is None else ttl_ms / 1000})"

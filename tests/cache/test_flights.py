@@ -14,10 +14,11 @@ import redis.asyncio
 from probing import run_script, start_script
 from servers import Server, wait_until
 
-from ractogateway.errors import InvalidTypeError
+from ractogateway.errors import InvalidTypeError, StoreTimeout
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
 from ractogateway.redis import _cache_flights as flights
+from ractogateway.redis._cache_store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
@@ -243,6 +244,18 @@ def test_after_two_disappointments_nobody_waits_any_longer(any_server):
         assert [str(error) for error in ended] == [str(number) for number in range(8)]
 
     asyncio.run(main())
+
+
+def test_an_entry_that_can_neither_be_read_nor_deleted_costs_no_answer(any_server, monkeypatch):
+    async def fail(*_: object) -> bool:
+        raise StoreTimeout("too slow", may_have_applied=True)
+
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    cache.put(*REQUEST, ANSWER)
+    with any_server.client() as client:
+        client.append(client.keys("*:e:*")[0], "x")
+    monkeypatch.setattr(AnswerStore, "forget", fail)
+    assert cache.get_or_compute(*REQUEST, lambda: ANSWER) is ANSWER
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

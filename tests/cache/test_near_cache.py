@@ -275,7 +275,7 @@ def write(cache: RedisExactCache, floor: Floor, chance: random.Random, told: Cal
 
 
 @pytest.mark.parametrize("kind", ["awaiting", "blocking"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_nothing_stale_is_served_in_a_storm(any_server, seed, kind):  # noqa: C901 - four roles in one storm
     floor, served = Floor(QUESTIONS), [0]
     with Proxy(any_server.url, seed=seed) as proxy, ThreadPoolExecutor(12) as pool:
