@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator, field_validator
 
@@ -45,6 +45,8 @@ class RedisOptions(_Config):
         max_in_flight: commands sent and not yet answered on one connection; later ones wait their turn.
         breaker_failures: so many calls of one object failing in a row make it stop trying.
         breaker_seconds: for so long; then one call at a time finds out whether Redis is back.
+        credential_provider: a ``redis.CredentialProvider`` in the place of a user and password in the URL, asked for
+            each connection. What a streaming one renews is sent to the connections that are open.
     """
 
     timeout_seconds: _Seconds | None = None
@@ -53,6 +55,7 @@ class RedisOptions(_Config):
     max_in_flight: Annotated[int, Field(ge=1, strict=True)] = 4096
     breaker_failures: Annotated[int, Field(ge=1, strict=True)] = 10
     breaker_seconds: _Seconds = 1.0
+    credential_provider: Annotated[Any, Field(exclude=True, repr=False)] = None
 
 
 class RateLimitConfig(_Config):

@@ -22,7 +22,7 @@ from servers import Server
 from ractogateway.errors import StoreUnavailable
 from ractogateway.redis.transport import Port
 
-HASTY_SECONDS = (0.0002, 0.0004, 0.0008, 0.0016)
+HASTY_SECONDS = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016)
 """Time limits of calls whose callers are meant to give up while the reply is on its way."""
 
 
@@ -38,7 +38,12 @@ class Tally:
 
     @property
     def over(self) -> bool:
-        return self.checked >= self.goal
+        return self.checked >= self.goal and self.stormy
+
+    @property
+    def stormy(self) -> bool:
+        """Whether many have left, and some of them in mid-call: a fast machine takes longer to get there."""
+        return self.left >= 20 and self.left + self.unsent > self.goal // 20
 
     def check(self, got: object, expected: object) -> None:
         self.checked += 1
@@ -52,8 +57,7 @@ class Tally:
     def verdict(self) -> None:
         assert self.wrong == 0
         assert self.checked >= self.goal
-        assert self.left >= 20, f"hardly anybody left in mid-call, this was no storm: {self}"
-        assert self.left + self.unsent > self.goal // 20, f"hardly anybody left, this was no storm: {self}"
+        assert self.stormy, f"hardly anybody left: {self}"
 
 
 class Requests:
@@ -131,7 +135,8 @@ def blocking(url: str, goal: int, *, seed: int, callers: int = 16, **options: fl
     with ThreadPoolExecutor(callers) as pool:
         calls = [pool.submit(blocking_caller, Requests(n, seed), port, hasty, tally) for n in range(callers)]
         done, hung = wait(calls, timeout=20 + goal / 500, return_when=FIRST_EXCEPTION)
-        tally.goal = 0 if hung else goal  # lets the others end
+        if hung:
+            tally.goal, tally.left = 0, 20  # lets the others end
         for call in done:
             call.result()
     assert not hung, "a caller hangs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis.credentials
 from probing import Callers, get, put
 from redis.crc import key_slot
 from servers import valkey9, wait_until
@@ -113,6 +114,10 @@ def test_a_user_with_the_rights_of_the_documentation(nodes):
             assert callers.result([put(key, key) for key in KEYS]) == [b"OK"] * len(KEYS)
             nodes.move_on(key_slot(KEYS[0]))
             assert callers.result([get(key) for key in KEYS]) == KEYS
+        provider = redis.credentials.UsernamePasswordCredentialProvider("app", "secret:@/")
+        for kind in Callers.KINDS:
+            with Callers(kind, nodes.url, credential_provider=provider) as callers:
+                assert callers.result([get(key) for key in KEYS]) == KEYS
         with Callers("blocking", rights.replace("secret", "wrong")) as callers:
             ended = callers.outcome(get(KEYS[0]))
             assert isinstance(ended.result, AuthenticationFailed)

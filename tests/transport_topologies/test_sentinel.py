@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 import redis.asyncio.sentinel
+import redis.credentials
 import redis.sentinel
 from faces import Maker
 from load import BUDGET, Writer
@@ -286,6 +287,9 @@ def test_passwords_of_both_kinds():
 
         with Callers("blocking", url()) as callers:
             assert callers.result(put(b"key", b"value")) == b"OK"
+        provider = redis.credentials.UsernamePasswordCredentialProvider(password="server:@/")
+        with Callers("blocking", url().replace(f":{parts['server']}@", ""), credential_provider=provider) as callers:
+            assert callers.result(get(b"key")) == b"value"
         for wrong in ("server", "sentinel"):
             with Callers("blocking", url(**{wrong: "wrong-one"})) as callers:
                 ended = callers.outcome(get(b"key"))

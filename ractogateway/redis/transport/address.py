@@ -28,16 +28,21 @@ from redis.backoff import NoBackoff
 from ractogateway.errors import InvalidValueError, StoreError
 from ractogateway.redis.embedded import embedded_url, parse_embedded
 from ractogateway.redis.transport import failures
+from ractogateway.redis.transport.credentials import Credentials
 
 
 class Address(ABC):
-    """A URL, checked. Errors of the constructor (`InvalidValueError`) never show it: it may hold a password."""
+    """A URL, checked. Errors of the constructor (`InvalidValueError`) never show it: it may hold a password.
+
+    ``credentials`` are for the servers themselves, in the place of a user and password in the URL.
+    """
 
     is_embedded = False
     is_cluster = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
         self.url = url
+        self.credentials = credentials
 
     @abstractmethod
     async def connect(self, seconds: float) -> Any:
@@ -58,43 +63,49 @@ class Address(ABC):
 class ServerAddress(Address):
     """One server, be it one that this process starts itself."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
+        super().__init__(url, credentials)
         self.is_embedded = url.lower().startswith("embedded:")
         if self.is_embedded:
             parse_embedded(url)
         else:
-            check_options(url)
+            check_options(url, credentials)
 
     async def connect(self, seconds: float) -> Any:
         """To the server; an embedded one that has to be started first takes its time apart from ``seconds``."""
         url = await anyio.to_thread.run_sync(self.resolve) if self.is_embedded else self.url
-        return await open_connection(url, seconds)
+        return await open_connection(url, seconds, credentials=self.credentials)
 
     def resolve(self) -> str:
         """The URL of the server itself. Starts it, in a fraction of a second, where it is an embedded one."""
         return embedded_url(parse_embedded(self.url)) if self.is_embedded else self.url
 
 
-def check_options(url: str) -> None:
+def check_options(url: str, credentials: Credentials | None) -> None:
     """Refuse what redis-py would not understand."""
+    options: dict[str, Any] = {}
     try:
         parts = urlsplit(url)
         database = parts.path.strip("/") if parts.scheme in ("redis", "rediss") else ""
         if database and not (database.isascii() and database.isdigit()):
             raise ValueError  # noqa: TRY301 - redis-py would silently take database 0
-        _build(url, 3)
+        options = dict(redis_connection.parse_url(url))
+        _build(url, 3, None)
     except (ValueError, TypeError):
         raise InvalidValueError("url has a port, a database or an option that redis-py does not understand") from None
+    if credentials is not None and (options.get("username") or options.get("password")):
+        raise InvalidValueError("give either a password in url or a credential_provider, not both")
 
 
-async def open_connection(url: str, seconds: float, *, protocol: int = 3) -> Any:
+async def open_connection(
+    url: str, seconds: float, *, protocol: int = 3, credentials: Credentials | None = None
+) -> Any:
     """Connect to the server at ``url``, in one attempt.
 
     Raises:
         StoreError: it could not be made, or not in time.
     """
-    connection = _build(url, protocol)
+    connection = _build(url, protocol, credentials)
     async with closed_on_failure(connection, seconds):
         await connection.connect()
     return connection
@@ -129,7 +140,7 @@ async def disconnect_quietly(connection: Any) -> None:
         await connection.disconnect(nowait=True)
 
 
-def _build(url: str, protocol: int) -> Any:
+def _build(url: str, protocol: int, credentials: Credentials | None) -> Any:
     options: dict[str, Any] = dict(redis_connection.parse_url(url))
     kind = options.pop("connection_class", redis_connection.Connection)
     for pool_option in ("max_connections", "timeout"):
@@ -147,4 +158,6 @@ def _build(url: str, protocol: int) -> Any:
         protocol=protocol,
         decode_responses=False,
     )
+    if credentials is not None:
+        options["credential_provider"] = credentials
     return kind(**options)

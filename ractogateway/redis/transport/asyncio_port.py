@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -13,12 +14,12 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from ractogateway.errors import StoreTimeout, UnsupportedEventLoopError
+from ractogateway.errors import RactoGatewayError, StoreTimeout, UnsupportedEventLoopError
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort, as_words, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
-from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.exchange import Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint, link_for
@@ -143,51 +144,65 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
         self._endpoint = endpoint
         self._closed = False
         endpoint.users.add(self)
+        # The links that were used last, one for small replies and one for bulky ones: mostly they serve again. Weak,
+        # because a link refers to its loop, and this object may outlive that.
+        self._recent: list[Callable[[], Link | None]] = [_no_link, _no_link]
 
     @property
     def is_cluster(self) -> bool:
         return self._endpoint.address.is_cluster
 
-    def _route(self, *, bulky: bool) -> Link:
+    def _link(self, *, bulky: bool) -> Link:
+        """Where commands go now."""
+        loop, recent = running_loop(), self._recent[bulky]()
+        if recent is not None and recent.loop is loop and not recent.closed:
+            return recent
         if self._closed:
             self._closed = False
             self._endpoint.users.add(self)
-        return link_for(running_loop(), self._endpoint, bulky=bulky)
+        link = link_for(loop, self._endpoint, bulky=bulky)
+        self._recent[bulky] = weakref.ref(link)
+        return link
 
     async def aclose(self) -> None:
         self._closed = True
+        self._recent = [_no_link, _no_link]
         self._endpoint.users.discard(self)
         if not self._endpoint.users:
             running_loop()
             await close_endpoint(self._endpoint)
 
-    async def _exchange(self, route: Link, commands: Sequence[Command], deadline: float) -> Exchange:
-        exchange = _FutureExchange(commands, deadline, route.loop)
-        route.submit(exchange)
-        try:
-            await exchange.woken
-        except BaseException:  # cancelled, or the coroutine was closed
-            exchange.abandon()
-            raise
+    def _send(self, commands: Sequence[Command], *, bulky: bool, deadline: float | None = None) -> SentExchange:
+        link = self._link(bulky=bulky)
+        if deadline is None:
+            limits = self._limits
+            deadline = time.monotonic() + (limits.connected if link.connected else limits.connecting)
+        exchange = _FutureExchange(commands, deadline, link.loop.create_future())
+        link.submit(exchange)
         return exchange
 
 
+def _no_link() -> None:
+    """A reference that leads nowhere."""
+
+
 class _FutureExchange(Exchange):
-    __slots__ = ("woken",)
+    __slots__ = ("ended",)
 
-    def __init__(self, commands: Sequence[Command], deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, commands: Sequence[Command], deadline: float, ended: asyncio.Future[None]) -> None:
         super().__init__(commands, deadline)
-        self.woken: asyncio.Future[None] = loop.create_future()
+        self.ended = ended
 
-    def wake(self) -> None:
-        if not self.woken.done():
-            self.woken.set_result(None)
+    def finish(self, failure: RactoGatewayError | None = None) -> None:
+        self.failure = failure
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def expire(self) -> None:
-        if not self.woken.done():
+        if not self.ended.done():
             sent = self.abandon()
             self.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
-            self.woken.set_result(None)
+            self.ended.set_result(None)
 
 
 class AsyncClientPort(_AwaitingPort):

@@ -24,6 +24,7 @@ from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.call import Command
 from ractogateway.redis.transport.cluster_address import ClusterAddress, NodeAddress
 from ractogateway.redis.transport.cluster_map import NodeLink, fetch_slot_map
+from ractogateway.redis.transport.credentials import Renewal
 from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
 from ractogateway.redis.transport.hosts import Host
 from ractogateway.redis.transport.link import Link
@@ -44,6 +45,9 @@ class ClusterLink(Link):
         """Whether all nodes in use are connected: which of them the next command needs is not known here."""
         wire = self._wire
         return isinstance(wire, ClusterWire) and wire.connected
+
+    def authenticate(self, exchange: Renewal) -> None:
+        """The nodes' links are told themselves."""
 
     async def _open_wire(self) -> ClusterWire:
         await self._watch_the_loop()

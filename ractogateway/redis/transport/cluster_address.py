@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from ractogateway.errors import InvalidValueError, NotSent
 from ractogateway.redis.transport.address import Address, ask, check_options, closed_on_failure, open_connection
+from ractogateway.redis.transport.credentials import Credentials
 from ractogateway.redis.transport.hosts import Host, HostsUrl
 
 _DEFAULT_PORT = 6379
@@ -23,13 +24,13 @@ class ClusterAddress(Address):
 
     is_cluster = True
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
+        super().__init__(url, credentials)
         self._url = parts = HostsUrl.parse(url, _DEFAULT_PORT)
         if parts.path not in ((), ("0",)) or parts.option("db") not in (None, "0"):
             raise InvalidValueError("url names a database, and a cluster has only database 0")
         self.seeds = parts.hosts
-        check_options(self.url_of(self.seeds[0]))
+        check_options(self.url_of(self.seeds[0]), credentials)
 
     def url_of(self, host: Host) -> str:
         """The URL of one node."""
@@ -46,7 +47,9 @@ class ClusterAddress(Address):
             options = {"socket_timeout": _PING_SECONDS, "socket_connect_timeout": _PING_SECONDS}
             with (
                 contextlib.suppress(redis_errors.RedisError, OSError),
-                redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client,
+                redis.Redis.from_url(
+                    url, retry=Retry(NoBackoff(), 0), credential_provider=self.credentials, **options
+                ) as client,
             ):
                 client.ping()
                 return url
@@ -62,7 +65,7 @@ class NodeAddress(Address):
     """
 
     def __init__(self, cluster: ClusterAddress, host: Host) -> None:
-        super().__init__(cluster.url_of(host))
+        super().__init__(cluster.url_of(host), cluster.credentials)
         self._cluster = cluster
         self._host = host
         self._told_by: str | None = None
@@ -78,12 +81,12 @@ class NodeAddress(Address):
         """To the node, by its name or by its stand-in's."""
         other = self._told_by
         if other is None or self._id is None or other == self._host.name:
-            return await open_connection(self.url, seconds)
+            return await open_connection(self.url, seconds, credentials=self.credentials)
         if self.reached == other:
             with contextlib.suppress(NotSent):
                 return await self._connect_by(other, seconds / 2)
         try:
-            connection = await open_connection(self.url, seconds / 2)
+            connection = await open_connection(self.url, seconds / 2, credentials=self.credentials)
         except NotSent:
             return await self._connect_by(other, seconds / 2)
         self.reached = self._host.name
@@ -94,7 +97,8 @@ class NodeAddress(Address):
         return self.url
 
     async def _connect_by(self, name: str, seconds: float) -> Any:
-        connection = await open_connection(self._cluster.url_of(Host(name, self._host.port)), seconds)
+        url = self._cluster.url_of(Host(name, self._host.port))
+        connection = await open_connection(url, seconds, credentials=self.credentials)
         async with closed_on_failure(connection, seconds):
             if await ask(connection, "CLUSTER", "MYID") != self._id:
                 raise NotSent("a node of the cluster cannot be reached by the name that the cluster gives it")

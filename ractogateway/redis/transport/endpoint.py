@@ -16,6 +16,7 @@ from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import RedisOptions, default_url
 from ractogateway.redis.transport.address import Address, ServerAddress
 from ractogateway.redis.transport.cluster_address import ClusterAddress
+from ractogateway.redis.transport.credentials import Credentials
 from ractogateway.redis.transport.sentinel import SentinelAddress
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _KINDS: Mapping[str, type[Address]] = {
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 
 
-def address_of(url: str | None) -> Address:
+def address_of(url: str | None, credentials: Credentials | None = None) -> Address:
     """The address that a URL stands for; None is the default one.
 
     Raises:
@@ -51,7 +52,7 @@ def address_of(url: str | None) -> Address:
         shown = f" {scheme!r}" if _SCHEME.fullmatch(scheme) else ""
         raise InvalidValueError(f"url has an unknown scheme{shown}; known are {known}")
     try:
-        return kind(url)
+        return kind(url, credentials)
     except ValueError as error:
         if isinstance(error, InvalidValueError):
             raise
@@ -65,7 +66,7 @@ class Endpoint:
         self.address = address
         self.options = options
         # A string, whose hash is computed once: it is looked up with every command. It never leaves the process.
-        self.key = f"{options!r} {address.url}"
+        self.key = f"{options!r} {id(address.credentials)} {address.url}"
         self.bulky_key = f"bulky {self.key}"
         self.links: list[weakref.ref[Link]] = []
         # The ports that were not closed: with the last of them, the connections are closed at once. Ports that are
@@ -75,17 +76,19 @@ class Endpoint:
         weakref.finalize(self, _retire_all, self.links).atexit = False
 
 
-_endpoints: weakref.WeakValueDictionary[tuple[str, RedisOptions], Endpoint] = weakref.WeakValueDictionary()
+_endpoints: weakref.WeakValueDictionary[tuple[str, RedisOptions, Credentials | None], Endpoint] = (
+    weakref.WeakValueDictionary()
+)
 _endpoints_lock = threading.RLock()  # reentrant: a signal handler may come here in the thread that holds it
 
 
-def endpoint_for(url: str | None, options: RedisOptions) -> Endpoint:
-    """The endpoint of this URL and these options, shared within the process."""
-    address = address_of(url)
+def endpoint_for(url: str | None, options: RedisOptions, credentials: Credentials | None = None) -> Endpoint:
+    """The endpoint of this URL, these options and credentials, shared within the process."""
+    address = address_of(url, credentials)
     with _endpoints_lock:
-        endpoint = _endpoints.get((address.url, options))
+        endpoint = _endpoints.get((address.url, options, credentials))
         if endpoint is None:
-            endpoint = _endpoints[address.url, options] = Endpoint(address, options)
+            endpoint = _endpoints[address.url, options, credentials] = Endpoint(address, options)
         return endpoint
 
 

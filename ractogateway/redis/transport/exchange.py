@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Protocol
 
 from ractogateway.errors import RactoGatewayError
 from ractogateway.redis.transport.call import Command
@@ -42,10 +42,10 @@ class Exchange:
     def claim(self) -> bool:
         """The connection is about to send; False when nobody waits any more."""
         self.sent = True
-        if self.abandoned:
-            self.sent = False
-            return False
-        return True
+        if not self.abandoned:
+            return True
+        self.sent = False
+        return False
 
     def abandon(self) -> bool:
         """The caller stops waiting; True when the commands may have been sent."""
@@ -65,3 +65,20 @@ class Exchange:
         """The link saw that the deadline (by time.monotonic) has passed. For callers that keep no clock of their
         own.
         """
+
+
+class SentExchange(Protocol):
+    """An exchange as its caller sees it: to be read once ``ended`` was awaited."""
+
+    deadline: float
+    failure: RactoGatewayError | None
+    replies: list[Any]
+
+    @property
+    def ended(self) -> Awaitable[None]:
+        """Until all is answered, the connection failed or time is up. Whoever is torn away from it abandons."""
+        ...
+
+    def abandon(self) -> bool:
+        """See `Exchange`."""
+        ...

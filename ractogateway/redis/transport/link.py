@@ -18,6 +18,7 @@ from typing import Protocol
 from ractogateway.errors import NotSent, RactoGatewayError, StoreError
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.address import closed_on_failure
+from ractogateway.redis.transport.credentials import Renewal
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.multiplexer import Multiplexer
@@ -61,6 +62,8 @@ class Link:
         self.short_cut = False  # callers in other threads use `submit_from_outside`
         self._options = endpoint.options
         self._address = endpoint.address
+        if endpoint.address.credentials is not None:
+            endpoint.address.credentials.enlist(self)
         # Weak, because a link must not keep alive the reference count that decides over its own end.
         self._endpoint = weakref.ref(endpoint)
         self._queue: deque[Exchange] = deque()
@@ -123,6 +126,12 @@ class Link:
                 exchange.expire()
         if under_way:
             self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=self._context)
+
+    def authenticate(self, exchange: Renewal) -> None:
+        """The credentials were renewed: say so on every connection that is still in use."""
+        for wire in self._wires:
+            if wire.usable:
+                wire.submit(exchange.again())
 
     def retire(self) -> None:
         """The last owner is gone: close after a grace, unless a new one comes first."""

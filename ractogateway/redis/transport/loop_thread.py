@@ -35,31 +35,31 @@ class NoThread(Exception):
 class Lane:
     """The way through the private thread to one endpoint, for small or for bulky replies."""
 
-    __slots__ = ("_key", "bulky", "endpoint", "thread")
+    __slots__ = ("_key", "_recent", "bulky", "endpoint", "thread")
 
     def __init__(self, thread: LoopThread, endpoint: Endpoint, bulky: bool) -> None:
         self.thread = thread
         self.endpoint = endpoint
         self.bulky = bulky
         self._key = endpoint.bulky_key if bulky else endpoint.key
-
-    @property
-    def connected(self) -> bool:
-        """Whether a command could leave at once.
-
-        Read from another thread than the link's, so it is only a hint; all that depends on it is a time limit.
-        """
-        link = self.link()
-        return link is not None and link.connected
+        self._recent: Link | None = None  # the link that was used last: mostly it serves again
 
     def link(self) -> Link | None:
-        """The link of this lane, if it was ever used."""
-        return links.peek_link(self.thread.loop, self._key)
+        """The link of this lane, if there is one, of this very endpoint.
+
+        One that belonged to an object of the past is about to retire, unless the loop hears of its new owner.
+        """
+        recent = self._recent
+        if recent is None or recent.closed:
+            recent = self._recent = links.peek_link(self.thread.loop, self._key)
+        return recent if recent is not None and recent.belongs_to(self.endpoint) else None
 
     def submit(self, exchange: Exchange) -> None:
         """Send an exchange, in the private thread. The link is made on first use."""
-        link = links.link_for(self.thread.loop, self.endpoint, bulky=self.bulky)
-        link.short_cut = True
+        link = self.link()
+        if link is None or link.closed:
+            link = links.link_for(self.thread.loop, self.endpoint, bulky=self.bulky)
+            link.short_cut = True
         link.submit(exchange)
 
 
@@ -111,12 +111,9 @@ class LoopThread:
         """Whether exchanges that are handed over now will be served."""
         return not self._ended
 
-    def hand_over(self, lane: Lane, exchange: Exchange) -> None:
+    def hand_over(self, lane: Lane, link: Link | None, exchange: Exchange) -> None:
         """Send an exchange: at once where the connection is idle, else one wake-up of the loop serves a whole burst."""
-        link = lane.link()
-        # Of this very endpoint: a link that belonged to an object of the past is about to retire, unless the loop hears
-        # of its new owner.
-        if link is not None and link.belongs_to(lane.endpoint) and link.submit_from_outside(exchange):
+        if link is not None and link.submit_from_outside(exchange):
             return
         self._inbox.append((lane, exchange))
         # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.

@@ -45,8 +45,12 @@ def _ignore(_push: Any) -> None:
 
 def _packed(exchange: Exchange) -> bytes:
     """The commands as bytes; nothing where they cannot be encoded, which the caller has been told then."""
+    commands = exchange.commands
     try:
-        return b"".join(map(hiredis.pack_command, exchange.commands))
+        if len(commands) == 1:
+            packed: bytes = hiredis.pack_command(commands[0])
+            return packed
+        return b"".join(map(hiredis.pack_command, commands))
     except TypeError:  # a bug above us, which must not leave its caller waiting for ever
         exchange.finish(RactoGatewayError("a command holds something that cannot be sent"))
         return b""
@@ -74,7 +78,7 @@ class Multiplexer(asyncio.BufferedProtocol):
         self._paused = False
         self._last_progress = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._retired = False
+        self.usable = True  # commands may still be submitted
         self._failure: StoreError | None = None
         self._transport: asyncio.Transport = connection._writer.transport
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -116,11 +120,6 @@ class Multiplexer(asyncio.BufferedProtocol):
         return fits and unread is not None and not unread and not ahead and hasattr(writer, "transport")
 
     # --- outgoing ----------------------------------------------------------------------------------------------------
-
-    @property
-    def usable(self) -> bool:
-        """Whether commands may still be submitted."""
-        return not (self._retired or self._transport.is_closing())
 
     def pending(self) -> Iterable[Exchange]:
         """Whatever is not answered yet."""
@@ -177,7 +176,9 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     def _idle(self) -> bool:
         waiting = self._in_flight or self._outbox or self._rest or self._paused or self._sending
-        return not waiting and self._descriptor >= 0 and self.usable and not self._transport.get_write_buffer_size()
+        transport = self._transport
+        open_ = self._descriptor >= 0 and self.usable and not transport.is_closing()
+        return open_ and not waiting and not transport.get_write_buffer_size()
 
     def _write_rest(self) -> None:
         with self._gate:
@@ -202,13 +203,15 @@ class Multiplexer(asyncio.BufferedProtocol):
             if not in_flight:
                 self._last_progress = time.monotonic()
             pieces: list[bytes] = []
-            while outbox and self._commands_in_flight < self._max_in_flight:
+            room = self._max_in_flight - self._commands_in_flight
+            while outbox and room > 0:
                 exchange = outbox.popleft()
                 packed = _packed(exchange)
                 if packed and exchange.claim():
                     pieces.append(packed)
                     in_flight.append(exchange)
-                    self._commands_in_flight += len(exchange.commands)
+                    room -= len(exchange.commands)
+            self._commands_in_flight = self._max_in_flight - room
             if pieces:
                 self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             self._sending = False
@@ -246,24 +249,28 @@ class Multiplexer(asyncio.BufferedProtocol):
             self._schedule_flush()
 
     def _hand_out(self) -> None:
-        gets, in_flight, push = self._reader.gets, self._in_flight, self._push
+        gets, in_flight, push, error = self._reader.gets, self._in_flight, self._push, failures.ErrorReply
+        position, handed_out = self._position, 0
         while (reply := gets()) is not _MORE:
-            if reply.__class__ is push:
+            kind = reply.__class__
+            if kind is push:
                 self.on_push(reply)
                 continue
             exchange = in_flight[0]
             replies = exchange.replies
-            replies[self._position] = reply
-            self._position += 1
-            self._commands_in_flight -= 1
-            if self._position == len(replies):
+            replies[position] = reply
+            position += 1
+            handed_out += 1
+            if position == len(replies):
                 in_flight.popleft()
-                self._position = 0
+                position = 0
                 exchange.finish()
-            if reply.__class__ is failures.ErrorReply and failures.server_error_code(reply) == "READONLY":
+            if kind is error and failures.server_error_code(reply) == "READONLY":
                 # A primary that became a replica: the next connection may lead to its successor.
-                self._retired = True
-        if self._retired and not in_flight:
+                self.usable = False
+        self._position = position
+        self._commands_in_flight -= handed_out
+        if not self.usable and not in_flight:
             self._transport.abort()
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -283,11 +290,13 @@ class Multiplexer(asyncio.BufferedProtocol):
             self._abort(failures.lost_connection(TimeoutError()))
 
     def _abort(self, failure: StoreError) -> None:
+        self.usable = False
         self._failure = self._failure or failure
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Everybody who still waits is told, by whether the command had left."""
+        self.usable = False
         failure = self._failure = self._failure or failures.lost_connection(exc or EOFError())
         if self._stall_timer is not None:
             self._stall_timer.cancel()

@@ -9,6 +9,7 @@ from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport.asyncio_port import AsyncClientPort, AsyncioPort, WorkerThreadPort
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.client_port import ClientPort
+from ractogateway.redis.transport.credentials import credentials_of
 from ractogateway.redis.transport.endpoint import Endpoint, endpoint_for
 from ractogateway.redis.transport.port import Port, TimeLimits
 from ractogateway.redis.transport.thread_port import ThreadPort
@@ -54,7 +55,8 @@ def _ways(url: str | None, options: RedisOptions | None, limits: TimeLimits) -> 
         raise InvalidTypeError(f"options must be a RedisOptions, not {type(options).__name__}")
     # Patience is each object's own affair; objects that differ in nothing else share their connections.
     shared = RedisOptions(**options.model_dump(exclude={"timeout_seconds", "breaker_failures", "breaker_seconds"}))
-    endpoint = endpoint_for(url, shared)
+    provider = options.credential_provider  # left out of the dump
+    endpoint = endpoint_for(url, shared, None if provider is None else credentials_of(provider))
     if options.timeout_seconds is not None:
         limits = TimeLimits(options.timeout_seconds, options.timeout_seconds)
     if endpoint.address.is_embedded:

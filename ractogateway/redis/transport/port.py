@@ -23,13 +23,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ractogateway.errors import NotSent, OutcomeUnknown, RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
-from ractogateway.redis.transport.exchange import UNANSWERED, Exchange
+from ractogateway.redis.transport.exchange import UNANSWERED, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat
 from ractogateway.redis.transport.waking import Signal
 
@@ -122,15 +122,6 @@ class Port(ABC):
         """Let go of what the port holds. A client that was given stays open."""
 
 
-class Route(Protocol):
-    """Something that takes commands."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether a command could leave at once."""
-        ...
-
-
 class RetryingPort(Port):
     """A port over connections of ours: the total time and the retries of a call are kept here, once for all of them."""
 
@@ -139,24 +130,22 @@ class RetryingPort(Port):
         self._breaker = breaker
 
     @abstractmethod
-    def _route(self, *, bulky: bool) -> Route:
-        """Where commands go now."""
-
-    @abstractmethod
-    async def _exchange(self, route: Any, commands: Sequence[Command], deadline: float) -> Exchange:
-        """Send the commands; the exchange as it stands when all is answered, the connection failed or time is up."""
+    def _send(self, commands: Sequence[Command], *, bulky: bool, deadline: float | None = None) -> SentExchange:
+        """Hand the commands to a connection. Without a deadline, the call's time begins now."""
 
     async def run(self, call: Call[T]) -> T:
         probe = self._breaker.admit()
+        sent = None
         try:
-            route = self._route(bulky=call.bulky)
-            deadline = self._deadline(route)
-            exchange = await self._exchange(route, (call.command,), deadline)
-            reply = exchange.replies[0]
+            sent = self._send((call.command,), bulky=call.bulky)
+            await sent.ended
+            reply = sent.replies[0]
             # Nearly every call has its reply now; the bookkeeping of retries is for the others.
             if reply is UNANSWERED or isinstance(reply, Exception):
-                (reply,) = await self._settle(_Batch((call,)), exchange, deadline)
+                (reply,) = await self._settle(_Batch((call,)), sent)
         except BaseException as error:
+            if sent is not None:
+                sent.abandon()
             self._breaker.ended_badly(error, probe=probe)
             raise
         self._breaker.succeeded()
@@ -168,22 +157,26 @@ class RetryingPort(Port):
         probe = self._breaker.admit()
         try:
             batch = _Batch(calls)
-            route = self._route(bulky=batch.bulky)
-            deadline = self._deadline(route)
-            exchange = await self._exchange(route, batch.open_commands(), deadline)
-            replies = await self._settle(batch, exchange, deadline)
+            replies = await self._settle(batch, await self._sent(batch))
         except BaseException as error:
             self._breaker.ended_badly(error, probe=probe)
             raise
         self._breaker.succeeded()
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
 
-    def _deadline(self, route: Route) -> float:
-        return self.now() + (self._limits.connected if route.connected else self._limits.connecting)
+    async def _sent(self, batch: _Batch, deadline: float | None = None) -> SentExchange:
+        """Send what is open, and wait."""
+        sent = self._send(batch.open_commands(), bulky=batch.bulky, deadline=deadline)
+        try:
+            await sent.ended
+        except BaseException:
+            sent.abandon()
+            raise
+        return sent
 
-    async def _settle(self, batch: _Batch, exchange: Exchange, deadline: float) -> list[Any]:
+    async def _settle(self, batch: _Batch, exchange: SentExchange) -> list[Any]:
         """Send again what may be sent again, until all is answered or the time is up."""
-        backoff = _FIRST_BACKOFF_SECONDS
+        deadline, backoff = exchange.deadline, _FIRST_BACKOFF_SECONDS
         while True:
             trouble = batch.take(exchange)
             if not batch.open:
@@ -194,7 +187,7 @@ class RetryingPort(Port):
                     raise batch.verdict(trouble)
                 await self.sleep(pause)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
-            exchange = await self._exchange(self._route(bulky=batch.bulky), batch.open_commands(), deadline)
+            exchange = await self._sent(batch, deadline)
 
 
 class _Batch:
@@ -211,7 +204,7 @@ class _Batch:
     def open_commands(self) -> list[Command]:
         return [self._commands[index] for index in self.open]
 
-    def take(self, exchange: Exchange) -> StoreUnavailable | None:
+    def take(self, exchange: SentExchange) -> StoreUnavailable | None:
         """Sort the replies; what stays open may be sent again. Returns the reason to pause before that, if any.
 
         Raises:

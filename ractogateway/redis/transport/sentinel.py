@@ -24,6 +24,7 @@ from ractogateway.redis.transport.address import (
     disconnect_quietly,
     open_connection,
 )
+from ractogateway.redis.transport.credentials import Credentials
 from ractogateway.redis.transport.hosts import Host, HostsUrl
 from ractogateway.redis.transport.sentinel_watch import watch_over
 
@@ -41,8 +42,8 @@ class SentinelAddress(Address):
     options of redis-py (``ssl_ca_certs`` …) for both.
     """
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
+        super().__init__(url, credentials)
         self._url = parts = HostsUrl.parse(url, _DEFAULT_PORT)
         if len(parts.path) not in (1, 2) or not parts.path[0]:
             raise InvalidValueError("url must name the service: redis+sentinel://host,host/service or …/service/db")
@@ -51,9 +52,9 @@ class SentinelAddress(Address):
         if not (self._database.isascii() and self._database.isdigit()):
             raise InvalidValueError("url has a database that is not a number")
         user, password = parts.option("sentinel_username"), parts.option("sentinel_password")
-        self._credentials = f"{quote(user or '', safe='')}:{quote(password, safe='')}" if password else ""
+        self._sentinel_credentials = f"{quote(user or '', safe='')}:{quote(password, safe='')}" if password else ""
         self._sentinels = parts.hosts
-        check_options(self._server_url(self._sentinels[0]))
+        check_options(self._server_url(self._sentinels[0]), credentials)
 
     async def connect(self, seconds: float) -> Any:
         """To the primary, for as long as it is the primary."""
@@ -135,7 +136,7 @@ class SentinelAddress(Address):
         return primary
 
     async def _open_primary(self, primary: Host, seconds: float) -> Any:
-        connection = await open_connection(self._server_url(primary), seconds)
+        connection = await open_connection(self._server_url(primary), seconds, credentials=self.credentials)
         async with closed_on_failure(connection, seconds):
             if not await _may_be_primary(connection):
                 raise NotSent("a Sentinel named a server that is not the primary any more")
@@ -159,7 +160,7 @@ class SentinelAddress(Address):
         return self._url.of_server(host, database=self._database)
 
     def _sentinel_url(self, host: Host) -> str:
-        return self._url.of_sentinel(host, self._credentials)
+        return self._url.of_sentinel(host, self._sentinel_credentials)
 
 
 def _host(reply: Any) -> Host | None:

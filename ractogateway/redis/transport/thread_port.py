@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -12,14 +12,14 @@ import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ractogateway.errors import NotSent, StoreTimeout
+from ractogateway.errors import NotSent, RactoGatewayError, StoreTimeout
 from ractogateway.redis.transport.asyncio_port import AsyncioPort
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
-from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.exchange import Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.links import close_endpoint
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
@@ -44,11 +44,11 @@ class ThreadPort(BlockingPort, RetryingPort):
     def is_cluster(self) -> bool:
         return self._endpoint.address.is_cluster
 
-    async def run(self, call: Call[T]) -> T:
-        return await (super().run(call) if self._thread_runs() else self._spare_port().run(call))
+    def run(self, call: Call[T]) -> Coroutine[Any, Any, T]:
+        return super().run(call) if self._thread_runs() else self._spare_port().run(call)
 
-    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        return await (super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls))
+    def run_many(self, calls: Sequence[Call[Any]]) -> Coroutine[Any, Any, list[Any]]:
+        return super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls)
 
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
         try:
@@ -58,7 +58,8 @@ class ThreadPort(BlockingPort, RetryingPort):
         port = _OnTheLoop(self._endpoint, self._limits, self._breaker)
         return LoopPacemaker.of(loop).start(interval_seconds, lambda: port.run(call))
 
-    def _route(self, *, bulky: bool) -> Lane:
+    def _lane(self, *, bulky: bool) -> Lane:
+        """The way to where commands go now."""
         if self._closed:
             self._closed = False
             self._endpoint.users.add(self)
@@ -72,10 +73,12 @@ class ThreadPort(BlockingPort, RetryingPort):
 
     @staticmethod
     def _thread_runs() -> bool:
-        try:
-            LoopThread.get()
-        except NoThread:
-            return False
+        thread = LoopThread.current
+        if thread is None or not thread.alive:
+            try:
+                LoopThread.get()
+            except NoThread:
+                return False
         return True
 
     async def aclose(self) -> None:
@@ -85,20 +88,25 @@ class ThreadPort(BlockingPort, RetryingPort):
         if not self._endpoint.users and thread is not None:
             thread.wait_for(close_endpoint(self._endpoint))
 
-    async def _exchange(self, route: Lane, commands: Sequence[Command], deadline: float) -> Exchange:
+    def _send(self, commands: Sequence[Command], *, bulky: bool, deadline: float | None = None) -> SentExchange:
+        """Send and wait: time passes here, in the calling thread, and whoever awaits the result does not wait."""
+        lane = self._lane(bulky=bulky)
+        link = lane.link()
+        now = time.monotonic()
+        if deadline is None:
+            limits = self._limits
+            deadline = now + (limits.connected if link is not None and link.connected else limits.connecting)
         exchange = _LockExchange(commands, deadline)
         try:
-            route.thread.hand_over(route, exchange)
-            answered = exchange.answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            lane.thread.hand_over(lane, link, exchange)
+            if exchange.answered.acquire(timeout=max(0.0, deadline - now)):
+                return exchange
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
             exchange.abandon()
             raise
-        if answered:
-            return exchange
         # The loop may still be writing into the abandoned exchange, so the verdict goes into one of its own.
-        verdict = Exchange(commands)
-        sent = exchange.abandon()
-        verdict.failure = StoreTimeout("Redis did not answer in time", may_have_applied=sent)
+        verdict = _LockExchange(commands, deadline)
+        verdict.failure = StoreTimeout("Redis did not answer in time", may_have_applied=exchange.abandon())
         return verdict
 
     def _spare_port(self) -> ClientPort:
@@ -118,6 +126,7 @@ class ThreadPort(BlockingPort, RetryingPort):
             socket_timeout=self._limits.connected,
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
+            credential_provider=address.credentials,
             **options,
         )
 
@@ -130,13 +139,24 @@ class _OnTheLoop(AsyncioPort):
         endpoint.users.discard(self)  # a heartbeat that outlives the object that began it keeps no connection open
 
 
+class _AtOnce(Awaitable[None]):
+    """Awaited, it does not suspend."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
 class _LockExchange(Exchange):
     __slots__ = ("answered",)
+
+    ended: Awaitable[None] = _AtOnce()
 
     def __init__(self, commands: Sequence[Command], deadline: float) -> None:
         super().__init__(commands, deadline)
         self.answered = threading.Lock()
         self.answered.acquire()
 
-    def wake(self) -> None:
+    def finish(self, failure: RactoGatewayError | None = None) -> None:
+        self.failure = failure
         self.answered.release()

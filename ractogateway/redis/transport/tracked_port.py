@@ -73,9 +73,9 @@ class _TrackedAsyncioPort(TrackedPort, AsyncioPort):
     def _tracking_link(self) -> TrackingLink:
         return tracking_link_for(running_loop(), self._endpoint, self._key)
 
-    def _route(self, *, bulky: bool) -> Link:
+    def _link(self, *, bulky: bool) -> Link:
         link = self._tracking_link()
-        return link if link.tracker.tracking else super()._route(bulky=bulky)
+        return link if link.tracker.tracking else super()._link(bulky=bulky)
 
 
 class _TrackedThreadPort(TrackedPort, ThreadPort):
@@ -91,12 +91,12 @@ class _TrackedThreadPort(TrackedPort, ThreadPort):
         link.short_cut = True
         return link
 
-    def _route(self, *, bulky: bool) -> Lane:
+    def _lane(self, *, bulky: bool) -> Lane:
         thread = LoopThread.get()
         link = tracking_link_for(thread.loop, self._endpoint, self._key)
         if link.tracker.tracking:
             return _TrackedLane(thread, self._endpoint, link)
-        return super()._route(bulky=bulky)
+        return super()._lane(bulky=bulky)
 
 
 class _TrackedLane(Lane):
@@ -107,10 +107,6 @@ class _TrackedLane(Lane):
     def __init__(self, thread: LoopThread, endpoint: Endpoint, link: TrackingLink) -> None:
         super().__init__(thread, endpoint, bulky=False)
         self._link = link
-
-    @property
-    def connected(self) -> bool:
-        return self._link.connected
 
     def link(self) -> TrackingLink:
         return self._link
