@@ -156,7 +156,16 @@ class AsyncRedisExactCache(Core):
         key = name(user_message, system_prompt, model, temperature, max_tokens, context)
         response = None if near is None else near.find(key)
         if response is None:
-            response = await self._tolerantly(self._store.read(key), None)
+            # As `_tolerantly` does; spelled out, for this is the path that has to be short.
+            began = self._outage.began()
+            try:
+                response = await self._store.read(key)
+            except StoreError as error:
+                if self._raises:
+                    raise
+                self._failed(error, began)
+            else:
+                self._outage.succeeded()
         self._counted(response)
         if self._counts.due:
             await self._tell_the_fleet()
