@@ -67,35 +67,43 @@ class Computations:
             Exception: what the caller's own computation raised.
         """
         if not _may_be_shared(question, _COMPLETE):
-            return await self._read(question, 0.0) or await self._alone(question)
+            response, _ = await self._read(question, 0.0)
+            return response or await self._alone(question)
         early = self._sooner()
-        if self._store.near is not None and (near := await self._read_near(question, early or 0.0)) is not None:
-            return near
-        return await self._arrange(question, early)
+        if self._store.near is None:
+            return await self._arrange(question, early)
+        response, is_down = await self._read_near(question, early or 0.0)
+        # Whoever has just waited in vain for Redis does not do it again.
+        return response or await self._arrange(question, early, is_down=is_down)
 
-    async def _arrange(self, question: Question, early: float | None) -> LLMResponse:
+    async def _arrange(self, question: Question, early: float | None, *, is_down: bool = False) -> LLMResponse:
         """Ask, wait and compute, until there is an answer."""
         deadline = self._port.now() + self._max_wait_seconds
         in_vain: set[bytes] = set()
-        pause = 0.0
+        unreadable, pause = 0, 0.0
         while True:
             token = os.urandom(TOKEN_BYTES)
-            found, own = await self._ask(question, early, token)
+            found, own = (None, False) if is_down else await self._ask(question, early, token)
+            is_down = False
             if found is not None and found.status in (Status.HIT, Status.STALE):
                 response = await self._taken(question, found, token if own else b"", waited=bool(in_vain))
                 if response is not None:
                     return response
+                unreadable += 1
+                if unreadable >= _DISAPPOINTMENTS:  # it cannot be deleted, or comes again
+                    return await self._alone(question)
                 continue
             flight, leads = self._flight_for(question, found, token if own else b"")
             if leads and flight is not None:
                 return await self._lead(question, flight)
+            # Without Redis, one computation has the name of the next.
+            name = token if found is None else found.value
             left = deadline - self._port.now()
-            if left <= 0 or len(in_vain) >= _DISAPPOINTMENTS:
+            if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS:
                 if flight is not None:
                     self._lookups.table.leave(flight)
                 return await self._alone(question)
-            # Without Redis, one computation has the name of the next.
-            in_vain.add(token if found is None else found.value)
+            in_vain.add(name)
             if flight is None:
                 pause = await self._await_lease(question, found, left, pause)
             elif (shared := await self._wait_for(flight, left)) is not None:
@@ -154,25 +162,26 @@ class Computations:
         self._count(name, response)
         return response
 
-    async def _read(self, question: Question, early: float) -> LLMResponse | None:
+    async def _read(self, question: Question, early: float) -> tuple[LLMResponse | None, bool]:
+        """A fresh answer, or None; and whether Redis could not be asked."""
         began = self._outage.began()
         try:
             response = await self._store.read(question.fingerprint, early)
         except StoreError as error:
             self._failed(error, began)
-            return None
+            return None, True
         self._outage.succeeded()
         if response is not None:
             self._count("hits", response)
-        return response
+        return response, False
 
-    async def _read_near(self, question: Question, early: float) -> LLMResponse | None:
+    async def _read_near(self, question: Question, early: float) -> tuple[LLMResponse | None, bool]:
         near = self._store.near
         response = None if near is None else near.find(question.fingerprint, early)
         if response is None:
             return await self._read(question, early)
         self._count("hits", response)
-        return response
+        return response, False
 
     async def _await_lease(self, question: Question, found: Found | None, seconds: float, pause: float) -> float:
         if found is None:

@@ -207,18 +207,16 @@ class Lookups:
                     await self._port.gather()
                 finally:
                     self._close(name, group)
-                found = await self._ask(question, life_ms=life_ms, early=early, stale=stale, token=token)
-                self._enter(found, token)
-                group.found = found
+                group.found = await self._ask_or_release(
+                    question, life_ms=life_ms, early=early, stale=stale, token=token
+                )
+                self._enter(group.found, token)
             except StoreError as failure:
                 group.failure = failure
                 raise
-            except BaseException:
-                await self.release(question, token)
-                raise
             finally:
                 group.answered.happen()
-            return found, True
+            return group.found, True
 
     def _close(self, name: tuple[bytes, tuple[bytes, ...]], group: _Group) -> None:
         with self.table.lock:
@@ -229,6 +227,16 @@ class Lookups:
         if found.stamp:
             with self.table.lock:
                 self.table.flights[token] = Flight(token, token + found.stamp)
+
+    async def _ask_or_release(self, question: Question, *, token: bytes, **how: Any) -> Found:
+        """Ask; and leave no lease behind if the caller is cancelled meanwhile."""
+        try:
+            return await self._ask(question, token=token, **how)
+        except StoreError:
+            raise
+        except BaseException:
+            await self.release(question, token)
+            raise
 
     async def _ask(
         self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes

@@ -156,7 +156,16 @@ class AsyncRedisExactCache(Core):
         key = name(user_message, system_prompt, model, temperature, max_tokens, context)
         response = None if near is None else near.find(key)
         if response is None:
-            response = await self._tolerantly(self._store.read(key), None)
+            # As `_tolerantly` does; spelled out, for this is the path that has to be short.
+            began = self._outage.began()
+            try:
+                response = await self._store.read(key)
+            except StoreError as error:
+                if self._raises:
+                    raise
+                self._failed(error, began)
+            else:
+                self._outage.succeeded()
         self._counted(response)
         if self._counts.due:
             await self._tell_the_fleet()
@@ -306,6 +315,14 @@ class AsyncRedisExactCache(Core):
         except StoreError as error:
             self._failed(error, began)
         return CacheStats(**self._counts.read().model_dump(), size=size, fleet=fleet)
+
+    async def aclose(self) -> None:
+        """Tell the fleet what was counted, and close the connection, unless another object shares it.
+
+        The object stays usable; closing is never needed.
+        """
+        await self._tell_the_fleet()
+        await super().aclose()
 
     def __repr__(self) -> str:
         ttl_ms = self._life.ttl_ms

@@ -20,6 +20,7 @@ from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptio
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
 NOWHERE = "redis://127.0.0.1:1/0"
+HASTY = RedisOptions(timeout_seconds=0.05)
 
 
 def ask(number: int) -> tuple[str, str, str, float, int]:
@@ -54,11 +55,11 @@ def test_without_redis_a_process_computes_once():
 
 
 def test_without_redis_threads_compute_once():
-    cache, computed = RedisExactCache(url=NOWHERE, ttl_seconds=60), []
+    cache, computed = RedisExactCache(url=NOWHERE, ttl_seconds=60, options=HASTY), []
 
     def compute() -> LLMResponse:
         computed.append(1)
-        time.sleep(0.7)  # longer than anybody takes to find out that there is no Redis
+        time.sleep(0.3)  # longer than anybody takes to find out that there is no Redis
         return ANSWER
 
     with ThreadPoolExecutor(8) as pool:
@@ -68,7 +69,7 @@ def test_without_redis_threads_compute_once():
 
 
 def test_an_outage_raises_where_it_should():
-    cache = RedisExactCache(url=NOWHERE, ttl_seconds=60, on_outage="raise")
+    cache = RedisExactCache(url=NOWHERE, ttl_seconds=60, on_outage="raise", options=HASTY)
     for call in (
         lambda: cache.get_or_compute(*REQUEST, lambda: ANSWER),
         lambda: cache.get_many([REQUEST]),
@@ -76,7 +77,7 @@ def test_an_outage_raises_where_it_should():
     ):
         with pytest.raises(StoreUnavailable):
             call()
-    silent = RedisExactCache(url=NOWHERE, ttl_seconds=60)
+    silent = RedisExactCache(url=NOWHERE, ttl_seconds=60, options=HASTY)
     assert silent.get_many([REQUEST, REQUEST]) == [None, None]
     silent.put_many([(REQUEST, ANSWER)])
     with pytest.raises(StoreUnavailable):
@@ -97,7 +98,7 @@ def test_an_answer_that_was_paid_for_is_returned_even_where_outages_raise():
 # --- a server that comes and goes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("near_cache_entries", [0, 50])
+@pytest.mark.parametrize("near_cache_entries", [pytest.param(0, marks=pytest.mark.slow), 50])
 def test_no_request_fails_while_a_server_comes_and_goes(near_cache_entries, caplog):
     caplog.set_level(logging.INFO, "ractogateway")
     slowest = [0.0]
@@ -166,13 +167,13 @@ def test_an_open_breaker_costs_nothing():
 @pytest.mark.parametrize("after_loss", ["cut", "silence"])
 def test_lost_replies_cost_no_answer(any_server, after_loss):
     with Proxy(any_server.url) as proxy, ThreadPoolExecutor(8) as pool:
-        options = RedisOptions(timeout_seconds=0.2, stall_seconds=0.1, breaker_failures=1_000_000)
+        options = RedisOptions(timeout_seconds=0.1, stall_seconds=0.05, breaker_failures=1_000_000)
         cache = RedisExactCache(url=proxy.url, ttl_seconds=60, options=options)
         proxy.faults(lose_one_in=10, losing=(b"EVALSHA", b"EVAL", b"GET"), after_loss=after_loss)
 
         def caller(seed: int) -> None:
             chance = random.Random(seed)
-            for _ in range(12):
+            for _ in range(10):
                 number = chance.randrange(40)
                 got = cache.get_or_compute(*ask(number), lambda number=number: answer(number), tags=["t"])
                 assert got.content == answer(number).content

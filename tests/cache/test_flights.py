@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis.asyncio
 from probing import run_script, start_script
+from proxy import Proxy
 from servers import Server, wait_until
 
-from ractogateway.errors import InvalidTypeError
+from ractogateway.errors import InvalidTypeError, StoreTimeout
 from ractogateway.messages import LLMResponse
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 from ractogateway.redis import _cache_flights as flights
+from ractogateway.redis._cache_store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
@@ -94,6 +96,24 @@ def test_a_computation_ends_when_nobody_waits_any_more(any_server, port):
         await client.aclose()
 
     asyncio.run(main())
+
+
+def test_a_caller_that_is_cancelled_while_it_asks_leaves_no_lease_behind(any_server):
+    async def main(proxy: Proxy) -> None:
+        options = RedisOptions(timeout_seconds=5.0)
+        cache = AsyncRedisExactCache(url=proxy.url, ttl_seconds=60, options=options)
+        await cache.get_or_compute("warm", *REQUEST[1:], lambda: ANSWER)
+        proxy.faults(delay_seconds=0.1)
+        caller = asyncio.create_task(cache.get_or_compute(*REQUEST, Model()))
+        with any_server.client() as client:
+            await until(lambda: client.keys("*:l:*"))
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+            assert not client.keys("*:l:*")
+
+    with Proxy(any_server.url) as proxy:
+        asyncio.run(main(proxy))
 
 
 def test_cancellation_at_any_moment_leaves_no_lease_behind(any_server):
@@ -245,6 +265,18 @@ def test_after_two_disappointments_nobody_waits_any_longer(any_server):
         assert [str(error) for error in ended] == [str(number) for number in range(8)]
 
     asyncio.run(main())
+
+
+def test_an_entry_that_can_neither_be_read_nor_deleted_costs_no_answer(any_server, monkeypatch):
+    async def fail(*_: object) -> bool:
+        raise StoreTimeout("too slow", may_have_applied=True)
+
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    cache.put(*REQUEST, ANSWER)
+    with any_server.client() as client:
+        client.append(client.keys("*:e:*")[0], "x")
+    monkeypatch.setattr(AnswerStore, "forget", fail)
+    assert cache.get_or_compute(*REQUEST, lambda: ANSWER) is ANSWER
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

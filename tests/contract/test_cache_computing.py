@@ -124,6 +124,25 @@ def test_an_error_is_its_callers_alone(make):
     assert (failing.calls, working.calls) == (1, 1)
 
 
+def test_whoever_was_disappointed_waits_for_the_next_one(make):
+    caches = [make("cache", ttl_seconds=60) for _ in range(3)]
+    failing, slow = Model(ZeroDivisionError(), open_at_once=False), Model(open_at_once=False)
+    with callers(3) as call:
+        first = call(caches[0].get_or_compute, *REQUEST, failing)
+        wait_until(lambda: failing.calls, what="one computing")
+        others = [call(cache.get_or_compute, *REQUEST, slow) for cache in caches[1:]]
+        assert cache_is_waiting(others[0])
+        failing.gate.set()
+        wait_until(lambda: slow.calls, what="the next one computing")
+        with pytest.raises(TimeoutError):
+            others[0].result(0.3)
+        slow.gate.set()
+        assert {other.result(20.0).content for other in others} == {"Paris"}
+        with pytest.raises(ZeroDivisionError):
+            first.result(20.0)
+    assert slow.calls == 1
+
+
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.CONTENT_FILTER], ids=str)
 def test_an_answer_that_may_not_be_stored_is_its_callers_alone(make, reason):
     cache = make("cache", ttl_seconds=60)
@@ -214,7 +233,7 @@ def test_a_computation_outlives_its_lease(make, monkeypatch):
         wait_until(lambda: slow.calls, what="one computing")
         second = call(other.get_or_compute, *REQUEST, never)
         with pytest.raises(TimeoutError):
-            second.result(0.6)
+            second.result(0.4)
         slow.gate.set()
         assert first.result(20.0) is ANSWER
         assert second.result(20.0).content == "Paris"

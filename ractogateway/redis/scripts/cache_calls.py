@@ -15,6 +15,8 @@ from ractogateway.redis.scripts.values import nothing, optional
 from ractogateway.redis.stamps import LONGEST_PREFIX
 from ractogateway.redis.transport import Call, plain_call, script_call
 
+_FEW = 16
+"""Entries whose replies need no way of their own."""
 _COUNTERS_LIFE_MS = 30 * 86_400_000
 
 
@@ -48,7 +50,7 @@ def read_entry(keys: CacheKeys, fingerprint: bytes) -> Call[list[bytes | None]]:
 def read_entries(keys: CacheKeys, fingerprints: Sequence[bytes]) -> Call[list[bytes | None]]:
     """The generation and several entries of one bucket."""
     names = (keys.generation, *(keys.entry(fingerprint) for fingerprint in fingerprints))
-    return plain_call(b"MGET", names, (), list, replay_safe=True)
+    return plain_call(b"MGET", names, (), list, replay_safe=True, bulky=len(fingerprints) > _FEW)
 
 
 def read_life(keys: CacheKeys, fingerprint: bytes) -> Call[int]:

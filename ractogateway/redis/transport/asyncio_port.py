@@ -32,8 +32,8 @@ T = TypeVar("T")
 _BLOCKING_CALLS = 64
 """Blocking calls that may run in worker threads of one loop at a time, apart from anyio's own 40 for everybody else."""
 
-_tasks: set[asyncio.Task[None]] = set()
-"""Work that goes on without its caller."""
+_TASKS = "_ractogateway_tasks"
+"""Work of a loop that goes on without its caller."""
 
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway blocking calls")
 
@@ -98,18 +98,27 @@ class _AwaitingPort(Port):
         await asyncio.sleep(0)
 
     async def lead(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
-        return self._task(work).cancel
+        loop, task = running_loop(), self._task(work)
+
+        def end() -> None:
+            # From any thread; and after the task's first step, without which none of its cleaning up would happen.
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and its tasks with it
+                loop.call_soon_threadsafe(task.cancel)
+
+        return end
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         self._task(work)
 
     @staticmethod
     def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # In the context of its caller: what the user's function does there belongs to that request. The loop itself
-        # keeps a weak reference only.
-        task = running_loop().create_task(work)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
+        # In the context of its caller: what the user's function does there belongs to that request.
+        loop = running_loop()
+        task = loop.create_task(work)
+        # The loop itself keeps a weak reference only. On the loop, so that nothing keeps a loop alive.
+        tasks: set[asyncio.Task[None]] = loop.__dict__.setdefault(_TASKS, set())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
