@@ -5,8 +5,8 @@
 Every process has its own `AsyncRedisExactCache`; all tasks of all processes ask for the same answer at the same moment,
 by `get_or_compute` with a computation that takes ``--seconds``. A round on another key warms the connections first.
 Printed for each round: computations, when the last task was served, and the commands that the server counted
-(``INFO commandstats``, heartbeats of the tracking connections included): those that were sent, and, in brackets, all
-with those that scripts called.
+(heartbeats of the tracking connections included): those that were sent (by ``MONITOR``), and, in brackets, all with
+those that scripts called (``INFO commandstats``).
 
 * *cold key*: nothing happens to anybody.
 * *leader killed*: the process that computes is killed by SIGKILL in the middle of it.
@@ -28,6 +28,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,31 @@ def replica(url: str, tasks: int, seconds: float, given: bool, inbox: Any, outbo
     asyncio.run(main())
 
 
+class Listener(threading.Thread):
+    """Counts what clients send (MONITOR tells it from what scripts call), but for questions by INFO."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._client, self._sent, self._ready = redis.Redis.from_url(url), 0, threading.Event()
+        self.start()
+        self._ready.wait()
+
+    def run(self) -> None:
+        with self._client.monitor() as monitor:
+            self._ready.set()
+            for line in monitor.listen():
+                if line["command"].startswith("ECHO over"):
+                    return
+                self._sent += line["client_type"] != "lua" and not line["command"].startswith("INFO")
+
+    def stop(self, client: redis.Redis) -> int:
+        """What was sent; by a client that is connected already, for connecting takes commands, too."""
+        client.execute_command("ECHO", "over")
+        self.join()
+        self._client.close()
+        return self._sent
+
+
 class Fleet:
     def __init__(self, url: str, options: argparse.Namespace, *, given: bool = False) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -113,7 +139,8 @@ class Fleet:
         for _, inbox in self._members.values():
             inbox.put((name, start_at))
         time.sleep(max(0.0, start_at - 0.05 - time.time()))
-        before = self._commands()
+        self._listener = Listener(self._url)
+        before = self._executed()
         begun, last, waiting = 0, 0.0, set(self._members)
         while waiting:
             pid, news, _, seconds = self._outbox.get(timeout=60)
@@ -129,17 +156,13 @@ class Fleet:
                 last = max(last, seconds)
         if kill:
             self._hire()
-        sent, executed = (after - earlier for after, earlier in zip(self._commands(), before, strict=True))
-        return begun, last, (sent, executed)
+        executed = self._executed() - before
+        return begun, last, (self._listener.stop(self.client), executed)
 
-    def _commands(self) -> tuple[int, int]:
-        """Sent, and executed; without this very question."""
+    def _executed(self) -> int:
+        """Commands, those that scripts called included; without this very question."""
         told = self.client.info("commandstats")
-        calls = {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in told.items()}
-        calls.pop("info")
-        # Scripts call neither of these but GET, and that only to release a lease.
-        sent = sum(calls.get(name, 0) for name in ("evalsha", "eval", "get", "ping", "hello", "client|tracking"))
-        return sent, sum(calls.values())
+        return sum(int(row["calls"]) for name, row in told.items() if name != "cmdstat_info")
 
     def close(self) -> None:
         for process, inbox in self._members.values():

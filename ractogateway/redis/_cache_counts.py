@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,12 @@ from ractogateway._forking import renewed_after_fork
 from ractogateway.cache.protocol import CacheCounters
 
 _TELL_SECONDS: Final = 10.0
-"""Between two messages to the fleet; one command each."""
+"""Between two messages to the fleet, about; one command each."""
+
+
+def _next_time() -> float:
+    # Processes that were started together do not tell together.
+    return time.monotonic() + _TELL_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
 class Counts:
@@ -21,7 +27,7 @@ class Counts:
         self._numbers = dict.fromkeys(CacheCounters.model_fields, 0)
         self._told = dict(self._numbers)
         self.flaws: Counter[str] = Counter()
-        self._tell_at = time.monotonic() + _TELL_SECONDS
+        self._tell_at = _next_time()
         self._lock = threading.RLock()  # reentrant: a signal handler may count
         renewed_after_fork(self)
 
@@ -56,7 +62,7 @@ class Counts:
     def take_untold(self) -> dict[str, int]:
         """What the fleet does not know yet; from now on it counts as told."""
         with self._lock:
-            self._tell_at = time.monotonic() + _TELL_SECONDS
+            self._tell_at = _next_time()
             news = {name: number - self._told[name] for name, number in self._numbers.items()}
             self._told = dict(self._numbers)
         return {name: number for name, number in news.items() if number}
