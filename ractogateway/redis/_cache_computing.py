@@ -12,7 +12,7 @@ from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache_counts import Counts
-from ractogateway.redis._cache_flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question
+from ractogateway.redis._cache_flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply
 from ractogateway.redis._cache_store import AnswerStore
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import cache_calls as calls
@@ -83,7 +83,8 @@ class Computations:
         unreadable, pause = 0, 0.0
         while True:
             token = os.urandom(TOKEN_BYTES)
-            found, own = (None, False) if is_down else await self._ask(question, early, token)
+            reply = None if is_down else await self._ask(question, early, token)
+            found, own = (None, False) if reply is None else (reply.found, reply.own)
             is_down = False
             if found is not None and found.status in (Status.HIT, Status.STALE):
                 response = await self._taken(question, found, token if own else b"", waited=bool(in_vain))
@@ -105,7 +106,7 @@ class Computations:
                 return await self._alone(question)
             in_vain.add(name)
             if flight is None:
-                pause = await self._await_lease(question, found, left, pause)
+                pause = await self._await_lease(question, reply, left, pause)
             elif (shared := await self._wait_for(flight, left)) is not None:
                 return shared
 
@@ -123,12 +124,12 @@ class Computations:
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: Question, early: float | None, token: bytes) -> tuple[Found | None, bool]:
+    async def _ask(self, question: Question, early: float | None, token: bytes) -> Reply | None:
         """What Redis says; None where it says nothing."""
         began = self._outage.began()
         ttl_ms, grace_ms = question.life.ttl_ms, question.life.grace_ms
         try:
-            found, own = await self._lookups.ask(
+            reply = await self._lookups.ask(
                 question,
                 life_ms=None if ttl_ms is None else max(ttl_ms + grace_ms, _LEASE_MS),
                 early=early,
@@ -137,9 +138,9 @@ class Computations:
             )
         except StoreError as error:
             self._failed(error, began)
-            return None, False
+            return None
         self._outage.succeeded()
-        return found, own
+        return reply
 
     async def _taken(self, question: Question, found: Found, token: bytes, *, waited: bool) -> LLMResponse | None:
         """The answer that was found, and its renewal if that was asked for under this token; None, and it is gone,
@@ -183,12 +184,12 @@ class Computations:
         self._count("hits", response)
         return response, False
 
-    async def _await_lease(self, question: Question, found: Found | None, seconds: float, pause: float) -> float:
-        if found is None:
+    async def _await_lease(self, question: Question, reply: Reply | None, seconds: float, pause: float) -> float:
+        if reply is None:
             return pause
         began = self._outage.began()
         try:
-            return await self._lookups.await_lease(question, found, seconds, pause)
+            return await self._lookups.await_lease(question, reply, seconds, pause)
         except StoreError as error:
             self._failed(error, began)
             return pause

@@ -24,7 +24,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import StoreError
@@ -34,7 +34,7 @@ from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
 from ractogateway.redis.stamps import FRESH_BYTES, TOKEN_BYTES, Entry, tags_of
-from ractogateway.redis.transport import Port, Signal, TrackedPort
+from ractogateway.redis.transport import Fill, Port, Signal, TrackedPort
 
 LEASE_SECONDS: Final = 4.0
 """How long a computation is thought to go on after its last sign of life."""
@@ -86,12 +86,26 @@ class Flight:
         self.cancel: Callable[[], object] | None = None
 
 
+class Reply(NamedTuple):
+    """What a caller is told.
+
+    Attributes:
+        found: what Redis says.
+        own: whether it is the reply to this caller's own question rather than its group's.
+        fill: the right to be told of changes of what was read; None where the server tells of none.
+    """
+
+    found: Found
+    own: bool
+    fill: Fill | None
+
+
 @dataclass(eq=False, slots=True)
 class _Group:
     """Callers who share one lookup."""
 
     answered: Signal = field(default_factory=Signal)
-    found: Found | None = None
+    reply: Reply | None = None
     failure: StoreError | None = None
 
 
@@ -176,14 +190,16 @@ class Lookups:
     def __init__(self, port: Port, tracked: TrackedPort | None, table: FlightTable) -> None:
         self._port = port
         self._tracked = tracked
+        self._waits = False  # it has waited for another process, so it tracks
         self.table = table
 
     async def ask(
         self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
-    ) -> tuple[Found, bool]:
-        """The reply to a lookup, and whether it is this caller's own rather than its group's.
+    ) -> Reply:
+        """Look an answer up.
 
-        If it is, and a lease was taken, its flight is entered into the table before anybody of the group hears of it.
+        If the reply is the caller's own, and a lease was taken, its flight is entered into the table before anybody of
+        the group hears of it.
 
         Raises:
             StoreError: as `Port.run`.
@@ -199,24 +215,23 @@ class Lookups:
                 await self._port.wait(group.answered, _LONG_SECONDS)
                 if group.failure is not None:
                     raise copy.copy(group.failure)  # raised by many, one would collect the tracebacks of all of them
-                if group.found is not None:
-                    return group.found, False
+                if group.reply is not None:
+                    return group.reply._replace(own=False)
                 continue  # the one who asked for the group was cancelled
             try:
                 try:
                     await self._port.gather()
                 finally:
                     self._close(name, group)
-                group.found = await self._ask_or_release(
-                    question, life_ms=life_ms, early=early, stale=stale, token=token
-                )
-                self._enter(group.found, token)
+                reply = await self._ask_or_release(question, life_ms=life_ms, early=early, stale=stale, token=token)
+                self._enter(reply.found, token)
+                group.reply = reply
             except StoreError as failure:
                 group.failure = failure
                 raise
             finally:
                 group.answered.happen()
-            return group.found, True
+            return reply
 
     def _close(self, name: tuple[bytes, tuple[bytes, ...]], group: _Group) -> None:
         with self.table.lock:
@@ -228,7 +243,7 @@ class Lookups:
             with self.table.lock:
                 self.table.flights[token] = Flight(token, token + found.stamp)
 
-    async def _ask_or_release(self, question: Question, *, token: bytes, **how: Any) -> Found:
+    async def _ask_or_release(self, question: Question, *, token: bytes, **how: Any) -> Reply:
         """Ask; and leave no lease behind if the caller is cancelled meanwhile."""
         try:
             return await self._ask(question, token=token, **how)
@@ -240,12 +255,12 @@ class Lookups:
 
     async def _ask(
         self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
-    ) -> Found:
+    ) -> Reply:
         # Most questions are hits, and the script costs the server and us more than twice a plain command. Where a hit
         # may have to be renewed, or may be a stale one, the script alone can say.
         stored = None if early is not None or stale else await self._stored(question)
         if stored is not None:
-            return stored
+            return Reply(stored, own=True, fill=None)
         other_tags: list[bytes] = []
         while True:
             call = calls.look_up(
@@ -260,9 +275,15 @@ class Lookups:
                 other_tags=other_tags,
                 fresh=os.urandom(FRESH_BYTES),
             )
-            found = await self._port.run(call)
+            # What the script reads on a tracking connection, the server remembers: a caller who has to wait need not read
+            # the lease again to be told of its end. Before anybody had to wait there is no such connection.
+            fill = None
+            if self._waits and self._tracked is not None:
+                found, fill = await self._tracked.fetch(call)
+            else:
+                found = await self._port.run(call)
             if found.status is not Status.TELL:
-                return found
+                return Reply(found, own=True, fill=fill)
             other_tags = [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in question.tags]
 
     async def _stored(self, question: Question) -> Found | None:
@@ -275,14 +296,16 @@ class Lookups:
 
     async def release(self, question: Question, token: bytes) -> None:
         """Give up a lease, if there is one, whatever has happened to the caller."""
+        # By the way that the question took: behind it.
+        port = self._tracked if self._waits and self._tracked is not None else self._port
 
         async def work() -> None:
-            await self._port.run(calls.release_lease(question.keys, question.fingerprint, token))
+            await port.run(calls.release_lease(question.keys, question.fingerprint, token))
 
         with contextlib.suppress(Exception):  # then it ends by itself: nothing here may cost anybody an answer
             await self._port.cleanup(work, seconds=_RELEASE_SECONDS)
 
-    async def await_lease(self, question: Question, found: Found, seconds: float, pause: float) -> float:
+    async def await_lease(self, question: Question, reply: Reply, seconds: float, pause: float) -> float:
         """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""
         pause = max(pause, _FIRST_PAUSE_SECONDS)
         with self.table.lock:
@@ -294,7 +317,7 @@ class Lookups:
             await self._port.wait(over, seconds)
             return min(2 * pause, _LONGEST_PAUSE_SECONDS)
         try:
-            pushed = await self._watch(question, found, seconds)
+            pushed = await self._watch(question, reply, seconds)
             if not pushed:
                 await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter
         finally:
@@ -307,34 +330,43 @@ class Lookups:
             await self._port.gather()
         return _FIRST_PAUSE_SECONDS if pushed else min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _watch(self, question: Question, found: Found, seconds: float) -> bool:
+    async def _watch(self, question: Question, reply: Reply, seconds: float) -> bool:
         """Wait for news of the lease by push; False where nothing is pushed.
 
         Raises:
             StoreError: as `Port.run`.
         """
-        if self._tracked is None:
+        tracked = self._tracked
+        if tracked is None:
             return False
-        end = self._port.now() + seconds
-        left, key = found.left_ms / 1000, question.keys.lease(question.fingerprint)
-        while True:
-            signal, tracker = Signal(), self._tracked.tracker()
-            if not tracker.supported:
-                return False
-            wakers = tracker.listener(self.table, Wakers)
-            lease, fill = await self._tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
-            if lease is None or lease[:TOKEN_BYTES] != found.value:
-                return True
-            if not fill.keep(lambda: wakers.add(key, signal)):  # noqa: B023 - called before the next turn
-                return False
+        self._waits = True
+        end, fill = self._port.now() + seconds, reply.fill
+        left, key = reply.found.left_ms / 1000, question.keys.lease(question.fingerprint)
+        while tracked.tracker().supported:
+            signal = Signal()
+            if fill is None:
+                lease, fill = await tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
+                if lease is None or lease[:TOKEN_BYTES] != reply.found.value:
+                    return True
+                if not self._arm(fill, key, signal):
+                    return False
+            elif not self._arm(fill, key, signal):
+                fill = None  # something has changed since: read what
+                continue
             began = self._port.now()
             try:
                 # Expiry is pushed late, so it is not waited for.
                 happened = await self._port.wait(signal, min(left + _LATE_SECONDS, end - began))
             finally:
-                wakers.discard(key)
+                fill.tracker.listener(self.table, Wakers).discard(key)
             # What changes a lease before its next renewal is due is its end, and need not be looked at.
             next_beat = began + left - (LEASE_SECONDS - BEAT_SECONDS) - _LATE_SECONDS
             if not happened or self._port.now() < next_beat:
                 return True
-            left = LEASE_SECONDS  # it may have been renewed just now
+            left, fill = LEASE_SECONDS, None  # it may have been renewed just now
+        return False
+
+    def _arm(self, fill: Fill, key: bytes, signal: Signal) -> bool:
+        """Have the signal happen at the next change of the lease; False if it has changed since the fill began."""
+        wakers = fill.tracker.listener(self.table, Wakers)
+        return fill.keep(lambda: wakers.add(key, signal))
