@@ -10,7 +10,7 @@ from typing import Final
 from ractogateway._forking import renewed_after_fork
 from ractogateway.cache.protocol import CacheCounters
 
-_TELL_SECONDS: Final = 5.0
+_TELL_SECONDS: Final = 10.0
 """Between two messages to the fleet; one command each."""
 
 
