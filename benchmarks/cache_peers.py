@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -140,6 +141,7 @@ async def by_cashews(url: str, stack: contextlib.AsyncExitStack) -> Hit:
 
 
 async def by_litellm(url: str, stack: contextlib.AsyncExitStack) -> Hit:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network for a list of prices
     import litellm  # noqa: PLC0415
     from litellm.caching.caching import Cache  # noqa: PLC0415
 

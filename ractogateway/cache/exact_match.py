@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import threading
@@ -59,8 +60,7 @@ class ExactMatchCache:
         self._lock = threading.Lock()
         self._entries = Entries(self._max_size)
         self._flights = FlightTable()
-        self._hits = 0
-        self._misses = 0
+        self._counted = dict.fromkeys(("hits", "misses", "coalesced", "saved_tokens"), 0)
         renewed_after_fork(self)
 
     def get(
@@ -78,13 +78,12 @@ class ExactMatchCache:
         now = self._clock()
         with self._lock:
             entry = self._entries.use(key)
-            hit = entry is not None and entry.expires_at > now
-            if hit:
-                self._hits += 1
-            else:
-                self._misses += 1
+            if entry is None or entry.expires_at <= now:
                 self._entries.remove(key)
-        return entry.response.as_hit() if entry is not None and hit else None
+                self._counted["misses"] += 1
+                return None
+            self._count("hits", entry.response)
+        return entry.response.as_hit()
 
     def put(
         self,
@@ -193,11 +192,11 @@ class ExactMatchCache:
     @property
     def stats(self) -> CacheStats:
         """Counters since this cache was made."""
-        size, hits, misses = self._count()
-        return CacheStats(hits=hits, misses=misses, size=size)
+        size, counted = self._read()
+        return CacheStats(**counted, size=size)
 
     def __len__(self) -> int:
-        return self._count()[0]
+        return self._read()[0]
 
     def __bool__(self) -> bool:
         # An empty cache is still a cache: `if exact_cache:` must not skip it.
@@ -224,9 +223,9 @@ class ExactMatchCache:
                 flight = self._flights.join(order.key, blocking=blocking) if joins else None
                 if flight is not None:
                     return _Boarding(flight, leads=False)
-                self._misses += 1
+                self._counted["misses"] += 1
                 return _Boarding(self._flights.begin(order.key), leads=True)
-            self._hits += 1
+            self._count("hits", entry.response)
         return entry.response.as_hit()
 
     def _lead(self, order: _Order, flight: Flight, compute: Callable[[], LLMResponse]) -> LLMResponse:
@@ -240,14 +239,12 @@ class ExactMatchCache:
 
     def _land(self, order: _Order, flight: Flight, response: LLMResponse | None) -> None:
         """The computation has ended: store its answer, and hand it to those who wait; or let them go without."""
+        limits = {"temperature": order.temperature, "max_temperature": order.max_temperature}
         stored = None
-        try:
-            if response is not None and is_storable(
-                response, temperature=order.temperature, max_temperature=order.max_temperature
-            ):
-                stored = _as_stored(response)
-        except InvalidTypeError:  # the answer was paid for, and its caller gets it, whatever `parsed` holds
-            stored = None
+        # The answer was paid for, and its caller gets it, whatever `parsed` holds and does when it is copied.
+        with contextlib.suppress(Exception):
+            if response is not None and is_storable(response, **limits):
+                stored = response.as_stored()
         dropped: Any = None
         now = self._clock()
         with self._lock:
@@ -265,16 +262,21 @@ class ExactMatchCache:
 
     def _coalesced(self, shared: LLMResponse) -> LLMResponse:
         with self._lock:
-            self._hits += 1
+            self._count("coalesced", shared)
         return shared.as_hit()
 
-    def _count(self) -> tuple[int, int, int]:
+    def _count(self, what: str, response: LLMResponse) -> None:
+        self._counted[what] += 1
+        self._counted["saved_tokens"] += response.usage.total_tokens
+
+    def _read(self) -> tuple[int, dict[str, int]]:
+        """The number of live entries, and the counters."""
         now = self._clock()
         with self._lock:
             dropped = self._entries.expire(now)
-            counts = len(self._entries), self._hits, self._misses
+            size, counted = len(self._entries), self._counted.copy()
         del dropped
-        return counts
+        return size, counted
 
     def renew_after_fork(self) -> None:
         """In a forked child: a lock of its own."""

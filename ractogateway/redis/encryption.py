@@ -55,8 +55,8 @@ class Encryption:
     is gone cannot be read: in the cache it is a miss.
 
     How long a key may serve: nonces are random, so a key should encrypt at most 2**32 values (NIST SP 800-38D, 8.3);
-    beyond that, the chance that two share a nonce, which would betray both, exceeds 2**-32. At a thousand values a
-    second over all replicas that is seven weeks, at ten a second thirteen years.
+    beyond that, the chance that two share a nonce, which would betray both and allow forgeries, exceeds 2**-32. At a
+    thousand values a second over all replicas that is seven weeks, at ten a second thirteen years.
 
     Args:
         keys: Key by key id. A key is 16, 24 or 32 random bytes (AES-128, -192, -256): ``os.urandom(32)``, never a

@@ -6,7 +6,9 @@ import asyncio
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import fakeredis
 import pytest
+import redis
 from pydantic import BaseModel
 
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, ProviderUnavailable
@@ -160,3 +162,21 @@ def test_a_server_that_is_away_costs_no_second_request(make_kit, endpoint, asks)
     for method in ("chat", "achat"):
         assert asks[method](kit, ChatConfig(user_message="Hello")).cached is False
     assert endpoint.requests == 2
+
+
+@pytest.mark.parametrize(
+    "make_client", [redis.Redis.from_url, lambda _: fakeredis.FakeRedis()], ids=["redis-py", "fake"]
+)
+def test_over_a_client_of_the_users_one_request_is_sent_too(make_kit, endpoint, any_server, make_client):
+    config = ChatConfig(user_message="Hello")
+    with make_client(any_server.url) as client:
+        kit = make_kit("slow-200", exact_cache=RedisExactCache(client=client, ttl_seconds=60))
+
+        async def ask() -> list[LLMResponse]:
+            return await asyncio.gather(*(kit.achat(config) for _ in range(8)))
+
+        with ThreadPoolExecutor(5) as pool:
+            threads = [pool.submit(kit.chat, config) for _ in range(4)]
+            answers = [*pool.submit(asyncio.run, ask()).result(), *(each.result() for each in threads)]
+    assert endpoint.requests == 1
+    assert sum(answer.cached for answer in answers) == 11

@@ -87,6 +87,8 @@ def test_threads_and_tasks_share_one_computation():
     assert len({id(answer) for answer in others}) == 35
     assert cache.get_or_compute(*ASKED, model).cached
     assert (model.calls, len(cache), callers(cache)) == (1, 1, 0)
+    stats = cache.stats
+    assert (stats.misses, stats.coalesced, stats.hits, stats.saved_tokens) == (1, 35, 1, 36 * 15)
 
 
 def test_what_is_stored_is_not_computed():
@@ -205,9 +207,15 @@ def test_samples_are_shared_where_that_was_asked_for():
 
 def test_an_answer_that_cannot_be_copied_is_returned_and_not_stored():
     cache = ExactMatchCache()
-    odd = LLMResponse(content="Paris", parsed=threading.Lock())
-    assert cache.get_or_compute(*ASKED, lambda: odd) is odd
-    assert len(cache) == 0
+
+    class Stubborn:
+        def __deepcopy__(self, _memo):
+            raise RuntimeError("no")
+
+    for what in (threading.Lock(), Stubborn()):
+        odd = LLMResponse(content="Paris", parsed=what)
+        assert cache.get_or_compute(*ASKED, lambda odd=odd: odd) is odd
+    assert len(cache) == callers(cache) == 0
 
 
 # -- overtaken --------------------------------------------------------------------------------------------------------
