@@ -275,8 +275,8 @@ class Lookups:
                 other_tags=other_tags,
                 fresh=os.urandom(FRESH_BYTES),
             )
-            # What the script reads on a tracking connection, the server remembers: a caller who has to wait need not read
-            # the lease again to be told of its end. Before anybody had to wait there is no such connection.
+            # What the script reads on a tracking connection, the server remembers: a caller who has to wait need not
+            # read the lease again to be told of its end. Before anybody had to wait there is no such connection.
             fill = None
             if self._waits and self._tracked is not None:
                 found, fill = await self._tracked.fetch(call)

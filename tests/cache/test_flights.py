@@ -325,7 +325,8 @@ def test_an_answer_of_another_process_is_waited_for_by_push(any_server, leader, 
         assert len(asked) == 1, "nobody polls"
         leader.stdin.write("\n")
         leader.stdin.flush()
-        answers = await asyncio.gather(*waiters)
+        async with asyncio.timeout(flights.LEASE_SECONDS / 2):  # not by the end of the lease
+            answers = await asyncio.gather(*waiters)
         assert {(answer.content, answer.cached) for answer in answers} == {("theirs", True)}
         assert len(asked) == 2
         assert (await cache.stats()).coalesced == 20
@@ -379,7 +380,8 @@ def test_waiters_are_woken_when_what_they_wait_for_is_invalidated(any_server, le
         await asyncio.sleep(0.1)
         assert model.calls == 0
         await other.invalidate(*REQUEST)
-        assert await waiting is ANSWER
+        async with asyncio.timeout(flights.LEASE_SECONDS / 2):  # not by the end of the lease
+            assert await waiting is ANSWER
 
     asyncio.run(main())
 
