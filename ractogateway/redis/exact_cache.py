@@ -322,6 +322,8 @@ class AsyncRedisExactCache(Core):
         The object stays usable; closing is never needed.
         """
         await self._tell_the_fleet()
+        if self._tracked is not None:
+            await self._tracked.aclose()
         await super().aclose()
 
     def __repr__(self) -> str:

@@ -241,6 +241,33 @@ def test_without_tracking_there_are_no_copies_and_no_harm():
         assert copies(cache) == 0
 
 
+def test_what_is_closed_leaves_no_connection():
+    with own_server() as server, server.client() as client:
+
+        def alone() -> bool:
+            return len(client.client_list()) == 1
+
+        cache = near(server.url)
+        for _ in range(2):  # it stays usable
+            cache.put(*REQUEST, ANSWER)
+            kept(cache, *REQUEST)
+            cache.close()
+            wait_until(alone, what="no connection but this one")
+        del cache
+
+        async def main() -> None:
+            async with AsyncRedisExactCache(
+                url=server.url, ttl_seconds=60, near_cache_entries=5, options=PATIENT
+            ) as core:
+                await core.put(*REQUEST, ANSWER)
+                while not len(core._store.near):
+                    await core.get(*REQUEST)
+                    await asyncio.sleep(0.001)
+            await asyncio.to_thread(wait_until, alone, what="no connection but this one")
+
+        asyncio.run(main())
+
+
 # --- storms ----------------------------------------------------------------------------------------------------------
 
 
