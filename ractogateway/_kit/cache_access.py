@@ -117,7 +117,7 @@ class CacheAccess:
         core = self._core()
         if self._core_computes is None:
             self._core_computes = core is not None and offers(core, "get_or_compute")
-        if self._core_computes and wanted.max_temperature is not None:
+        if core is not None and self._core_computes and wanted.max_temperature is not None:
             own = AsyncOwnCall(compute)
             found, broke = None, None
             try:

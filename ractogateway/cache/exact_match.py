@@ -60,7 +60,7 @@ class ExactMatchCache:
         self._lock = threading.Lock()
         self._entries = Entries(self._max_size)
         self._flights = FlightTable()
-        self._counted = dict.fromkeys(("hits", "misses", "coalesced", "saved_tokens"), 0)
+        self._counted: dict[str, int] = dict.fromkeys(("hits", "misses", "coalesced", "saved_tokens"), 0)
         renewed_after_fork(self)
 
     def get(
@@ -193,7 +193,7 @@ class ExactMatchCache:
     def stats(self) -> CacheStats:
         """Counters since this cache was made."""
         size, counted = self._read()
-        return CacheStats(**counted, size=size)
+        return CacheStats.model_validate({**counted, "size": size})
 
     def __len__(self) -> int:
         return self._read()[0]
