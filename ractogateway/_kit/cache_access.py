@@ -222,7 +222,10 @@ class CacheAccess:
             # Something in `extra`, tools or history has no canonical form. That stays so for all requests of this
             # shape, hence once.
             self._unnameable_seen = True
-            _log.warning("a request that the exact cache cannot name bypasses it: %s (logged once)", error)
+            _log.warning(
+                "a request that the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
+                error,
+            )
 
 
 def _check_cache(cache: object) -> None:

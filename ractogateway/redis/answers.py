@@ -29,7 +29,12 @@ class SealedAnswers:
             raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
         try:
             payload = response.to_stored_json().encode()
-        except (PydanticSerializationError, UnicodeError, ValueError):
+        except (
+            PydanticSerializationError,
+            AttributeError,
+            TypeError,
+            ValueError,
+        ):  # also where fields were replaced by hand
             raise InvalidTypeError("response holds something that JSON cannot hold") from None
         return self._envelopes.seal(payload, fingerprint)
 

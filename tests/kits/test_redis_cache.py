@@ -180,3 +180,26 @@ def test_over_a_client_of_the_users_one_request_is_sent_too(make_kit, endpoint, 
             answers = [*pool.submit(asyncio.run, ask()).result(), *(each.result() for each in threads)]
     assert endpoint.requests == 1
     assert sum(answer.cached for answer in answers) == 11
+
+
+@pytest.mark.parametrize("method", ["chat", "achat"])
+def test_a_stale_answer_comes_at_once_and_is_renewed_behind_it(
+    make_kit, endpoint, asks, eventually, any_server, method
+):
+    cache = RedisExactCache(any_server.url, ttl_seconds=0.2, stale_seconds=60)
+    kit = make_kit("slow-50", exact_cache=cache)
+    config = ChatConfig(user_message="Hello")
+
+    async def awaited() -> LLMResponse:
+        answer = await kit.achat(config)
+        while endpoint.requests < 2:  # noqa: ASYNC110 - counted in another thread
+            await asyncio.sleep(0.01)  # the renewal is a task of this loop
+        await asyncio.sleep(0.2)
+        return answer
+
+    asks[method](kit, config)
+    identity = kit._prepare(config).identity
+    eventually(lambda: cache.get(*identity.fields, context=identity.context) is None)
+    stale = kit.chat(config) if method == "chat" else asyncio.run(awaited())
+    assert stale.cached
+    eventually(lambda: endpoint.requests == 2)

@@ -253,6 +253,23 @@ def test_what_is_intact_and_no_answer(payload):
     assert caught.value.flaw is Flaw.UNREADABLE
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        LLMResponse(content="x", parsed=object()),
+        LLMResponse(content="x").model_copy(update={"content": "\ud83d"}),
+        LLMResponse(content="x").model_copy(update={"usage": None}),
+        LLMResponse(content="x").model_copy(update={"usage": 3}),
+        None,
+        {"content": "x"},
+    ],
+    ids=["object", "surrogate", "no usage", "usage", "none", "dict"],
+)
+def test_what_cannot_be_stored_is_refused_in_our_words(odd):
+    with pytest.raises(InvalidTypeError):
+        SealedAnswers(envelopes()).seal(odd, FINGERPRINT)
+
+
 def test_no_flaw_shows_what_was_stored(variant):
     secret = b'{"content": ["nobody else may read this"]}'
     for value in (
