@@ -21,6 +21,7 @@ REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
 NOWHERE = "redis://127.0.0.1:1/0"
 HASTY = RedisOptions(timeout_seconds=0.05)
+PATIENT = RedisOptions(timeout_seconds=10.0)
 
 
 def ask(number: int) -> tuple[str, str, str, float, int]:
@@ -189,7 +190,9 @@ def test_lost_replies_cost_no_answer(any_server, after_loss):
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "allkeys-random"])
 def test_eviction_makes_misses_and_nothing_else(policy):
     with own_server(config={"maxmemory": "3mb", "maxmemory-policy": policy}) as server:
-        cache = RedisExactCache(url=server.url, ttl_seconds=600, compress_above_bytes=10**9, on_outage="raise")
+        cache = RedisExactCache(
+            url=server.url, ttl_seconds=600, compress_above_bytes=10**9, on_outage="raise", options=PATIENT
+        )
         chance = random.Random(policy)
         hits = misses = 0
         for number in range(3000):

@@ -23,6 +23,7 @@ from ractogateway.redis._cache_store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
+PATIENT = RedisOptions(timeout_seconds=10.0)  # busy machines are slow
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
@@ -59,7 +60,7 @@ def calls_of(server: Server, *names: str) -> int:
 
 def test_a_cancelled_leader_does_not_take_its_waiters_with_it(any_server):
     async def main() -> None:
-        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), Model()
+        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), Model()
         leader = asyncio.create_task(cache.get_or_compute(*REQUEST, model))
         await until(lambda: model.calls)
         waiters = [asyncio.create_task(cache.get_or_compute(*REQUEST, model)) for _ in range(5)]
@@ -120,7 +121,7 @@ def test_cancellation_at_any_moment_leaves_no_lease_behind(any_server):
     """A storm: callers are cancelled wherever they are; whoever is not, is served, and soon."""
 
     async def main() -> None:
-        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60)
+        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
 
         async def compute() -> LLMResponse:
             await asyncio.sleep(0.002)
@@ -143,7 +144,7 @@ def test_cancellation_at_any_moment_leaves_no_lease_behind(any_server):
 
 
 def test_an_interrupted_thread_does_not_take_its_waiters_with_it(any_server):
-    cache, computing = RedisExactCache(url=any_server.url, ttl_seconds=60), threading.Event()
+    cache, computing = RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), threading.Event()
 
     def interrupted() -> LLMResponse:
         computing.set()
@@ -162,7 +163,7 @@ def test_an_interrupted_thread_does_not_take_its_waiters_with_it(any_server):
 
 def test_callers_of_one_moment_ask_once(any_server):
     async def main() -> None:
-        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), Model()
+        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), Model()
         model.gate.set()
         await cache.get_or_compute("warm", *REQUEST[1:], model)
         # A plain read; where it finds nothing, a lookup with the lease, and a fill (scripts that read by MGET, too).
@@ -179,7 +180,10 @@ def test_callers_of_one_moment_ask_once(any_server):
 
 def test_what_two_callers_get_is_not_shared(any_server):
     async def main() -> None:
-        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), Model(LLMResponse(parsed={"a": [1]}))
+        cache, model = (
+            AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT),
+            Model(LLMResponse(parsed={"a": [1]})),
+        )
         tasks = [asyncio.create_task(cache.get_or_compute(*REQUEST, model)) for _ in range(3)]
         model.gate.set()
         first, second, third = await asyncio.gather(*tasks)
@@ -202,14 +206,16 @@ def test_the_computation_runs_in_its_callers_context(any_server):
         return blocking()
 
     async def main() -> None:
-        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60)
+        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
         for number, compute in enumerate((awaited, blocking)):
             variable.set(f"caller {number}")
             await cache.get_or_compute(f"question {number}", *REQUEST[1:], compute)
 
     asyncio.run(main())
     variable.set("caller 2")
-    RedisExactCache(url=any_server.url, ttl_seconds=60).get_or_compute("blocking", *REQUEST[1:], blocking)
+    RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT).get_or_compute(
+        "blocking", *REQUEST[1:], blocking
+    )
     assert seen == ["caller 0", "caller 1", "caller 2"]
 
 
@@ -218,11 +224,15 @@ def test_a_blocking_face_takes_no_coroutine_function(any_server):
         return ANSWER
 
     with pytest.raises(InvalidTypeError, match="coroutine function"):
-        RedisExactCache(url=any_server.url, ttl_seconds=60).get_or_compute(*REQUEST, compute)
+        RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT).get_or_compute(*REQUEST, compute)
 
 
 def test_a_face_and_its_twin_compute_together(any_server):
-    cache, computing, gate = RedisExactCache(url=any_server.url, ttl_seconds=60), threading.Event(), threading.Event()
+    cache, computing, gate = (
+        RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def slow() -> LLMResponse:
         computing.set()
@@ -247,7 +257,11 @@ def test_after_two_disappointments_nobody_waits_any_longer(any_server):
     """With a provider that fails everybody, each caller gets an error of its own, and soon."""
 
     async def main() -> None:
-        cache, begun, gate = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), [], asyncio.Event()
+        cache, begun, gate = (
+            AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT),
+            [],
+            asyncio.Event(),
+        )
 
         def failing(number: int) -> Callable[[], object]:
             async def compute() -> LLMResponse:
@@ -271,7 +285,7 @@ def test_an_entry_that_can_neither_be_read_nor_deleted_costs_no_answer(any_serve
     async def fail(*_: object) -> bool:
         raise StoreTimeout("too slow", may_have_applied=True)
 
-    cache = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
     cache.put(*REQUEST, ANSWER)
     with any_server.client() as client:
         client.append(client.keys("*:e:*")[0], "x")
@@ -318,7 +332,7 @@ def test_an_answer_of_another_process_is_waited_for_by_push(any_server, leader, 
     monkeypatch.setattr(flights.calls, "look_up", lambda *given, **named: asked.append(1) or look_up(*given, **named))
 
     async def main() -> None:
-        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60)
+        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
         await warm(cache)
         waiters = [asyncio.create_task(cache.get_or_compute(*REQUEST, lambda: 1 / 0, tags=["t"])) for _ in range(20)]
         await asyncio.sleep(0.5)
@@ -336,7 +350,7 @@ def test_an_answer_of_another_process_is_waited_for_by_push(any_server, leader, 
 
 def test_a_killed_process_holds_nobody_up_for_longer_than_its_lease(any_server, leader):
     async def main() -> None:
-        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), Model()
+        cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), Model()
         model.gate.set()
         waiters = [asyncio.create_task(cache.get_or_compute(*REQUEST, model)) for _ in range(5)]
         await asyncio.sleep(0.1)
@@ -358,7 +372,7 @@ FORGETTING = {
 
 @pytest.mark.parametrize("how", FORGETTING)
 def test_another_process_that_was_overtaken_is_not_waited_for(any_server, leader, how):
-    cache = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
     FORGETTING[how](cache)
     assert cache.get_or_compute(*REQUEST, lambda: ANSWER, tags=["t"]) is ANSWER
     leader.stdin.write("\n")
@@ -369,7 +383,7 @@ def test_another_process_that_was_overtaken_is_not_waited_for(any_server, leader
 
 def test_waiters_are_woken_when_what_they_wait_for_is_invalidated(any_server, leader):
     async def main() -> None:
-        cache, other = (AsyncRedisExactCache(url=any_server.url, ttl_seconds=60) for _ in range(2))
+        cache, other = (AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT) for _ in range(2))
         await warm(cache)
         waiting = asyncio.create_task(cache.get_or_compute(*REQUEST, Model()))
         await asyncio.sleep(0.1)
