@@ -83,7 +83,7 @@ class Computations:
         unreadable, pause = 0, 0.0
         while True:
             token = os.urandom(TOKEN_BYTES)
-            reply = None if is_down else await self._ask(question, early, token)
+            reply = None if is_down else await self._ask(question, early, token, again=bool(in_vain))
             found, own = (None, False) if reply is None else (reply.found, reply.own)
             is_down = False
             if found is not None and found.status in (Status.HIT, Status.STALE):
@@ -124,7 +124,7 @@ class Computations:
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: Question, early: float | None, token: bytes) -> Reply | None:
+    async def _ask(self, question: Question, early: float | None, token: bytes, *, again: bool) -> Reply | None:
         """What Redis says; None where it says nothing."""
         began = self._outage.began()
         ttl_ms, grace_ms = question.life.ttl_ms, question.life.grace_ms
@@ -135,6 +135,7 @@ class Computations:
                 early=early,
                 stale=bool(grace_ms),
                 token=token,
+                again=again,
             )
         except StoreError as error:
             self._failed(error, began)

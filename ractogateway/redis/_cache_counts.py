@@ -11,7 +11,7 @@ from typing import Final
 from ractogateway._forking import renewed_after_fork
 from ractogateway.cache.protocol import CacheCounters
 
-_TELL_SECONDS: Final = 10.0
+_TELL_SECONDS: Final = 30.0
 """Between two messages to the fleet, about; one command each."""
 
 

@@ -194,9 +194,9 @@ class Lookups:
         self.table = table
 
     async def ask(
-        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes, again: bool
     ) -> Reply:
-        """Look an answer up.
+        """Look an answer up; ``again`` if there was none a moment ago.
 
         If the reply is the caller's own, and a lease was taken, its flight is entered into the table before anybody of
         the group hears of it.
@@ -223,7 +223,8 @@ class Lookups:
                     await self._port.gather()
                 finally:
                     self._close(name, group)
-                reply = await self._ask_or_release(question, life_ms=life_ms, early=early, stale=stale, token=token)
+                how = {"life_ms": life_ms, "early": early, "stale": stale, "again": again}
+                reply = await self._ask_or_release(question, token=token, **how)
                 self._enter(reply.found, token)
                 group.reply = reply
             except StoreError as failure:
@@ -254,11 +255,11 @@ class Lookups:
             raise
 
     async def _ask(
-        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes, again: bool
     ) -> Reply:
         # Most questions are hits, and the script costs the server and us more than twice a plain command. Where a hit
         # may have to be renewed, or may be a stale one, the script alone can say.
-        stored = None if early is not None or stale else await self._stored(question)
+        stored = None if again or early is not None or stale else await self._stored(question)
         if stored is not None:
             return Reply(stored, own=True, fill=None)
         other_tags: list[bytes] = []

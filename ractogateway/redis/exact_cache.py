@@ -304,7 +304,7 @@ class AsyncRedisExactCache(Core):
     async def stats(self) -> CacheStats:
         """What this object has counted, what the fleet has, and the number of live entries.
 
-        The fleet's numbers lack what others have counted in the last seconds.
+        The fleet's numbers lack what others have counted in the last half minute.
         """
         await self._tell_the_fleet()
         size, fleet = None, None
@@ -360,7 +360,7 @@ class AsyncRedisExactCache(Core):
             self._counts.add("hits", saved.total_tokens if saved is not None else 0)
 
     async def _tell_the_fleet(self) -> None:
-        """Add what this object has counted to the counters that all replicas share: one command in ten seconds."""
+        """Add what this object has counted to the counters that all replicas share: one command in half a minute at most."""
         news = self._counts.take_untold()
         if not news:
             return
