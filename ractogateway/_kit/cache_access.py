@@ -223,7 +223,7 @@ class CacheAccess:
             # shape, hence once.
             self._unnameable_seen = True
             _log.warning(
-                "a request that the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
+                "a request the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
                 error,
             )
 
