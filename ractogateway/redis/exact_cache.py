@@ -360,7 +360,7 @@ class AsyncRedisExactCache(Core):
             self._counts.add("hits", saved.total_tokens if saved is not None else 0)
 
     async def _tell_the_fleet(self) -> None:
-        """Add what this object has counted to the counters that all replicas share: one command in half a minute at most."""
+        """Add what this object has counted to the counters that all replicas share, by one command."""
         news = self._counts.take_untold()
         if not news:
             return
