@@ -95,7 +95,7 @@ def look_up(
         len(own_tags),
         b"".join(tags),
     )
-    return script_call(load("lookup"), names, arguments, _found, replay_safe=True)
+    return script_call(load("cache/lookup"), names, arguments, _found, replay_safe=True)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def store_answer(
         envelope,
         b"".join(tags),
     )
-    return script_call(load("store"), tuple(names), arguments, bool, replay_safe=True)
+    return script_call(load("cache/store"), tuple(names), arguments, bool, replay_safe=True)
 
 
 def renew_lease(
@@ -138,12 +138,12 @@ def renew_lease(
 ) -> Call[bool]:
     """Let a lease live on; False when it is gone or overtaken."""
     names = (keys.generation, keys.lease(fingerprint), *map(keys.tag, tags))
-    return script_call(load("renew"), names, (claim, lease_ms, b"".join(tags)), bool, replay_safe=True)
+    return script_call(load("cache/renew"), names, (claim, lease_ms, b"".join(tags)), bool, replay_safe=True)
 
 
 def release_lease(keys: CacheKeys, fingerprint: bytes, token: bytes) -> Call[bool]:
     """Give a lease up; whether there was one."""
-    return script_call(load("release"), (keys.lease(fingerprint),), (token,), bool, replay_safe=True)
+    return script_call(load("cache/release"), (keys.lease(fingerprint),), (token,), bool, replay_safe=True)
 
 
 # --- forgetting ------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def forget_answer(keys: CacheKeys, fingerprint: bytes) -> Call[bytes]:
     """Delete an entry; its stamp if it was live (its tags apart). After a lost reply, that of the second try."""
     names = (keys.generation, keys.entry(fingerprint), keys.index, keys.lease(fingerprint))
     arguments = (keys.member(fingerprint), LONGEST_PREFIX)
-    return script_call(load("invalidate"), names, arguments, bytes, replay_safe=True)
+    return script_call(load("cache/invalidate"), names, arguments, bytes, replay_safe=True)
 
 
 def forget_all_answers(keys: CacheKeys) -> Call[None]:
@@ -176,7 +176,7 @@ def scan_tag(keys: CacheKeys, tag_id: bytes, cursor: int, count: int) -> Call[tu
 def bury(keys: CacheKeys, tag_id: bytes, members: Sequence[bytes]) -> Call[int]:
     """Delete the dead among these entries and count them no more; how many there were."""
     names = (keys.generation, keys.index, keys.tag_index(tag_id), keys.tag(tag_id), *map(keys.entry_of, members))
-    return script_call(load("bury"), names, (tag_id, LONGEST_PREFIX, *members), int, replay_safe=True)
+    return script_call(load("cache/bury"), names, (tag_id, LONGEST_PREFIX, *members), int, replay_safe=True)
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
@@ -184,13 +184,13 @@ def bury(keys: CacheKeys, tag_id: bytes, members: Sequence[bytes]) -> Call[int]:
 
 def count_answers(keys: CacheKeys) -> Call[int]:
     """The number of live entries."""
-    return script_call(load("size"), (keys.index,), (), int, replay_safe=True)
+    return script_call(load("cache/size"), (keys.index,), (), int, replay_safe=True)
 
 
 def add_counts(counters: bytes, additions: Mapping[str, int]) -> Call[None]:
     """Add to the counters of the fleet. Not safe to send twice: it would count twice."""
     words = [word for name, number in additions.items() for word in (name.encode(), number)]
-    return script_call(load("tally"), (counters,), (_COUNTERS_LIFE_MS, *words), nothing, replay_safe=False)
+    return script_call(load("cache/tally"), (counters,), (_COUNTERS_LIFE_MS, *words), nothing, replay_safe=False)
 
 
 def read_counts(counters: bytes) -> Call[dict[str, int]]:
