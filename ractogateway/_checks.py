@@ -107,6 +107,15 @@ def check_share(name: str, value: object) -> float:
     return float(value)
 
 
+def check_jitter(name: str, value: object) -> float:
+    """The part of a time to live that chance may take away, from 0 to less than 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not 0 <= value < 1:
+        raise InvalidValueError(f"{name} must be from 0 to less than 1, not {_shown(value)}")
+    return float(value)
+
+
 def milliseconds(seconds: float) -> int:
     """Seconds as whole milliseconds, rounded up, so that nothing ends early (and a TTL is never 0, Redis's
     "delete").

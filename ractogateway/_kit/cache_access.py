@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +16,8 @@ from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
+from ractogateway._kit.computing import AsyncOwnCall, OwnCall, Wanted, offers, storable_copy
 from ractogateway._kit.request import RequestIdentity
-from ractogateway.cache.exact_match import ExactMatchCache
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse
@@ -66,9 +66,8 @@ class AsyncExactCache(Protocol):
 class CacheAccess:
     """The cache of one kit, in blocking and in async code; without a cache every lookup misses and nothing is stored.
 
-    ``lookup`` and ``store`` need a blocking face. ``alookup`` and ``astore`` take any: an async core, a face that has
-    one as ``.aio``, the in-process cache (called directly: it is memory only), or a blocking object (called in a
-    thread).
+    ``answer``, ``lookup`` and ``store`` need a blocking face. ``aanswer``, ``alookup`` and ``astore`` take any: an
+    async core, a face that has one as ``.aio``, or a blocking object (called in a thread).
     """
 
     def __init__(self, cache: ExactCache | AsyncExactCache | None) -> None:
@@ -76,8 +75,10 @@ class CacheAccess:
             _check_cache(cache)
         self._cache: Any = cache  # Any: a face that may be blocking or async, of which the check above saw the methods
         self._is_async = inspect.iscoroutinefunction(getattr(cache, "get", None))
-        # A subclass may have made its methods slow, so only the class itself is trusted to return at once.
-        self._in_process = type(cache) is ExactMatchCache
+        self._computes = offers(cache, "get_or_compute")
+        # The same of the async form, which is not made before somebody awaits.
+        self._has_core: bool | None = None
+        self._core_computes: bool | None = None
         self._unnameable_seen = False
 
     def check_blocking(self) -> None:
@@ -87,6 +88,52 @@ class CacheAccess:
                 f"exact_cache is a {type(self._cache).__name__}, which is async: use achat or astream, "
                 "or pass its blocking face, which serves both"
             )
+
+    def answer(self, wanted: Wanted, compute: Callable[[], LLMResponse]) -> LLMResponse:
+        """The stored answer, or what ``compute`` returns; in the calling thread.
+
+        A cache with ``get_or_compute`` decides who of all that ask at the same time computes.
+        """
+        if self._computes and wanted.max_temperature is not None:
+            own = OwnCall(compute)
+            found, broke = None, None
+            try:
+                found = self._cache.get_or_compute(*wanted.identity.fields, own, **wanted.limits())
+            except Exception as error:  # noqa: BLE001 - see lookup
+                broke = error
+            if (answer := self._of(own, broke)) is not None:
+                return answer
+        else:
+            found = self.lookup(wanted.identity)
+        answer = self._usable(wanted, found)
+        if answer is None:
+            answer = compute()
+            if wanted.may_store(answer):
+                self.store(wanted.identity, answer)
+        return answer
+
+    async def aanswer(self, wanted: Wanted, compute: Callable[[], Awaitable[LLMResponse]]) -> LLMResponse:
+        """`answer` for async code: without blocking the event loop."""
+        core = self._core()
+        if self._core_computes is None:
+            self._core_computes = core is not None and offers(core, "get_or_compute")
+        if core is not None and self._core_computes and wanted.max_temperature is not None:
+            own = AsyncOwnCall(compute)
+            found, broke = None, None
+            try:
+                found = await core.get_or_compute(*wanted.identity.fields, own.make, **wanted.limits())
+            except Exception as error:  # noqa: BLE001 - see lookup
+                broke = error
+            if (answer := self._of(own, broke)) is not None:
+                return answer
+        else:
+            found = await self.alookup(wanted.identity)
+        answer = self._usable(wanted, found)
+        if answer is None:
+            answer = await compute()
+            if wanted.may_store(answer):
+                await self.astore(wanted.identity, answer)
+        return answer
 
     def lookup(self, identity: RequestIdentity) -> LLMResponse | None:
         """The stored answer, or None; in the calling thread."""
@@ -104,7 +151,7 @@ class CacheAccess:
         if self._cache is None:
             return
         try:
-            self._cache.put(*identity.fields, _storable_copy(response), context=identity.context)
+            self._cache.put(*identity.fields, storable_copy(response), context=identity.context)
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
 
@@ -124,17 +171,37 @@ class CacheAccess:
         if self._cache is None:
             return
         try:
-            await self._call("put", *identity.fields, _storable_copy(response), context=identity.context)
+            await self._call("put", *identity.fields, storable_copy(response), context=identity.context)
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
 
+    def _core(self) -> Any:
+        """What can be awaited, if there is something."""
+        if self._is_async:
+            return self._cache
+        if self._has_core is None:
+            # Not one that was inherited: that of the in-process cache calls it in the event loop, and a subclass may
+            # have made its methods slow.
+            self._has_core = offers(self._cache, "aio")
+        return self._cache.aio if self._has_core else None
+
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:
-        if self._in_process:
-            return getattr(self._cache, method)(*args, **kwargs)
-        core = self._cache if self._is_async else getattr(self._cache, "aio", None)
+        core = self._core()
         if core is not None:
             return await getattr(core, method)(*args, **kwargs)
         return await _in_thread(partial(getattr(self._cache, method), *args, **kwargs))
+
+    def _of(self, own: OwnCall | AsyncOwnCall, broke: Exception | None) -> LLMResponse | None:
+        """The answer of the caller's own call, if there was one. Its failure is raised; the cache's is a miss."""
+        if broke is not None:
+            if own.failure is not None:
+                raise own.failure  # here, not where the cache's error is handled: that would stay with it
+            self._failed("lookup" if own.answer is None else "store", broke)
+        return own.answer
+
+    def _usable(self, wanted: Wanted, found: object) -> LLMResponse | None:
+        hit = self._checked(found)
+        return None if hit is None else wanted.usable(hit)
 
     def _checked(self, answer: object) -> LLMResponse | None:
         if answer is None:
@@ -155,7 +222,10 @@ class CacheAccess:
             # Something in `extra`, tools or history has no canonical form. That stays so for all requests of this
             # shape, hence once.
             self._unnameable_seen = True
-            _log.warning("a request that the exact cache cannot name bypasses it: %s (logged once)", error)
+            _log.warning(
+                "a request the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
+                error,
+            )
 
 
 def _check_cache(cache: object) -> None:
@@ -167,15 +237,6 @@ def _check_cache(cache: object) -> None:
             f"exact_cache must have get and put, as ExactMatchCache and RedisExactCache do; "
             f"{type(cache).__name__} has no {' and no '.join(missing)}"
         )
-
-
-def _storable_copy(response: LLMResponse) -> LLMResponse:
-    """What is kept of an answer: never the provider's object, and never an instance of the user's own class.
-
-    ``parsed`` is made again from ``content`` on a hit, which any store can hold. The copy is deep, so that a caller who
-    changes the answer it got does not change the stored one.
-    """
-    return response.model_copy(update={"raw": None, "parsed": None}).model_copy(deep=True)
 
 
 async def _in_thread(call: Callable[[], _T]) -> _T:

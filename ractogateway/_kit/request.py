@@ -12,11 +12,20 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from ractogateway._checks import check_temperature
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.messages import ChatConfig, LLMResponse, Message
 
-__all__ = ["RequestIdentity", "flatten_extra", "history_shapes", "identify", "may_store", "snapshot"]
+__all__ = [
+    "RequestIdentity",
+    "effective_temperature",
+    "flatten_extra",
+    "history_shapes",
+    "identify",
+    "may_store",
+    "snapshot",
+]
 
 CLIENT_SIDE = frozenset({"timeout"})
 """Keys of ``extra`` that never leave this process: how long a caller waits does not change what the model says."""
@@ -181,15 +190,21 @@ def flatten_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in extra.items() if name != "extra_body"}, **body}
 
 
-def may_store(config: ChatConfig, response: LLMResponse) -> bool:
-    """Whether the answer to ``config`` may be stored, at the temperature that really reached the provider."""
+def effective_temperature(config: ChatConfig) -> float | None:
+    """The temperature that really reaches the provider; None where nobody can say."""
     temperature = flatten_extra(config.extra).get("temperature", config.temperature)
     if temperature is None:  # left out of the request on purpose: the provider's default rules
-        temperature = PROVIDER_DEFAULT_TEMPERATURE
+        return PROVIDER_DEFAULT_TEMPERATURE
     try:
-        return is_storable(response, temperature=temperature)
-    except (InvalidTypeError, InvalidValueError):  # `extra` took any value, and the provider took it too
-        return False
+        return check_temperature(temperature)
+    except (InvalidTypeError, InvalidValueError):  # `extra` took any value, and the provider may take it too
+        return None
+
+
+def may_store(config: ChatConfig, response: LLMResponse, max_temperature: float) -> bool:
+    """Whether the answer to ``config`` may be stored, at the temperature that really reached the provider."""
+    temperature = effective_temperature(config)
+    return temperature is not None and is_storable(response, temperature=temperature, max_temperature=max_temperature)
 
 
 def _shaping(extra: Mapping[str, Any], silent: frozenset[str]) -> dict[str, Any]:

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from ractogateway.cache.exact_match import ExactMatchCache
+from ractogateway.cache.exact_match_aio import AsyncExactMatchCache
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.policy import is_storable
-from ractogateway.cache.protocol import CacheStats, ExactCache
+from ractogateway.cache.protocol import CacheCounters, CacheRequest, CacheStats, ComputingCache, ExactCache
 
-__all__ = ["CacheStats", "ExactCache", "ExactMatchCache", "fingerprint", "is_storable"]
+__all__ = [
+    "AsyncExactMatchCache",
+    "CacheCounters",
+    "CacheRequest",
+    "CacheStats",
+    "ComputingCache",
+    "ExactCache",
+    "ExactMatchCache",
+    "fingerprint",
+    "is_storable",
+]

@@ -15,8 +15,8 @@ its texts begin and end and whatever they contain: there is no separator that a 
 
 - Numbers by value: ``1`` and ``1.0``, ``0`` and ``-0.0``. ``True`` is not ``1``, ``"1"`` is not ``1``, ``b"1"`` is not
   ``"1"``. A ``Decimal`` is no float, and ``Decimal("1.0")`` is not ``Decimal("1.00")``: they are written differently.
-- Mappings whatever their order. A key whose value is None is not an absent key. A list equals a tuple of the same
-  items, a set does not.
+- Mappings whatever their order, with keys that are texts or integers. A key whose value is None is not an absent key.
+  A list equals a tuple of the same items, a set does not.
 - Members of an enumeration by their value, pydantic instances and dataclasses as the mapping of their fields.
 - A pydantic class by the text of its JSON schema, which is what a provider sees of it: two classes of the same title,
   fields and descriptions are equal wherever they were defined. The order of the fields counts, since models write an
@@ -36,6 +36,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -49,6 +50,7 @@ __all__ = ["fingerprint"]
 
 # Change the number whenever the encoding of any value changes: entries of other versions are then simply not found.
 _HEADER = b"ractogateway request 1\n"
+_NO_CONTEXT = b"m0:"  # as an empty one
 
 _MAX_DEPTH = 100
 _MAX_SHOWN_STEPS = 10
@@ -90,13 +92,14 @@ def fingerprint(
         _integer(check_tokens("max_tokens", max_tokens)),
     ]
     if context is None:
-        context = {}
+        parts.append(_NO_CONTEXT)
     elif not isinstance(context, Mapping):
         raise InvalidTypeError(f"context must be a mapping or None, not {type(context).__name__}")
-    try:
-        _write_mapping(context, parts.append, 0)
-    except _Refused as refused:
-        raise refused.error() from None
+    else:
+        try:
+            _write_mapping(context, parts.append, 0)
+        except _Refused as refused:
+            raise refused.error() from None
     return sha256(b"".join(parts)).digest()
 
 
@@ -128,7 +131,7 @@ def _integer(value: int) -> bytes:
 def _number(value: float) -> bytes:
     if not isinstance(value, float):
         return _integer(value)
-    if value.is_integer():
+    if float.is_integer(value):
         return _integer(int(value))
     return _scalar(b"r", float.hex(value))  # "nan", "inf" and "-inf" for those
 
@@ -140,9 +143,10 @@ def _scalar(tag: bytes, text: str) -> bytes:
 
 def _write(value: object, emit: _Emit, depth: int) -> None:
     """Write any value; ``depth`` counts the containers around it."""
-    writer = _BY_TYPE.get(type(value))
+    kind = type(value)  # not isinstance() below, which believes what an object says of itself
+    writer = _BY_TYPE.get(kind)
     if writer is None:
-        writer = next(writer for base, writer in _BY_BASE if isinstance(value, base))
+        writer = next(writer for base, writer in _BY_BASE if issubclass(kind, base))
     writer(value, emit, depth)
 
 
@@ -161,19 +165,30 @@ def _write_text(value: str, emit: _Emit, _depth: int) -> None:
 
 def _write_mapping(value: Mapping[Any, Any], emit: _Emit, depth: int) -> None:
     depth = _deeper(depth)
-    keys = list(value)
-    for key in keys:
+    items = list(value.items())  # at once: the count must be that of what follows, whatever other threads do meanwhile
+    mixed = False
+    for key, _ in items:
         if not isinstance(key, str):
-            raise _Refused(InvalidTypeError, f"must have keys of type str, not {type(key).__name__}")
-    keys.sort()  # by code point, which is also the order of the UTF-8 bytes
-    emit(b"m%d:" % len(keys))
-    for key in keys:
-        emit(_text(key))
+            if not isinstance(key, int) or isinstance(key, bool):
+                raise _Refused(InvalidTypeError, f"must have keys of type str or int, not {type(key).__name__}")
+            mixed = True
+    # Texts by code point, which is also the order of their UTF-8 bytes; before them numbers, as in `logit_bias`.
+    items.sort(key=_numbers_first if mixed else _key_of)
+    emit(b"m%d:" % len(items))
+    for key, item in items:
+        emit(_text(key) if isinstance(key, str) else _integer(key))
         try:
-            _write(value[key], emit, depth)
+            _write(item, emit, depth)
         except _Refused as refused:
             refused.path.append(f"[{_shown(key)}]")
             raise
+
+
+_key_of = itemgetter(0)
+
+
+def _numbers_first(item: tuple[Any, Any]) -> tuple[bool, Any]:
+    return isinstance(item[0], str), item[0]
 
 
 def _write_list(value: list[Any] | tuple[Any, ...], emit: _Emit, depth: int) -> None:
@@ -239,6 +254,11 @@ def _write_bytes(value: bytes | bytearray | memoryview, emit: _Emit, _depth: int
     emit(body)
 
 
+def _write_time(value: datetime, emit: _Emit, _depth: int) -> None:
+    # A subclass's own text: it may tell more, such as the nanoseconds of pandas.
+    emit(_scalar(b"D", str(value.isoformat())))
+
+
 def _write_other(value: Any, emit: _Emit, depth: int) -> None:
     if not dataclasses.is_dataclass(value):
         raise _Refused(InvalidTypeError, f"holds a value of type {type(value).__name__}, which has no canonical form")
@@ -246,8 +266,10 @@ def _write_other(value: Any, emit: _Emit, depth: int) -> None:
     _write_mapping({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, emit, depth)
 
 
-def _shown(key: str) -> str:
+def _shown(key: str | int) -> str:
     # A key like a parameter's name is shown; anything else may be text that landed in the wrong place.
+    if not isinstance(key, str):
+        return "<a number>"
     if len(key) <= _MAX_SHOWN_KEY and key.replace("-", "_").isidentifier():
         return repr(key)
     return f"<{len(key)} characters>"
@@ -267,7 +289,7 @@ _BY_BASE: tuple[tuple[type, _Writer], ...] = (
     (bytes, _write_bytes),
     (bytearray, _write_bytes),
     (memoryview, _write_bytes),
-    (datetime, lambda value, emit, _: emit(_scalar(b"D", datetime.isoformat(value)))),  # before its base, date
+    (datetime, _write_time),  # before its base, date
     (date, lambda value, emit, _: emit(_scalar(b"d", date.isoformat(value)))),
     # Upper case: the letter of the exponent depends on the thread's decimal context.
     (Decimal, lambda value, emit, _: emit(_scalar(b"c", Decimal.__str__(value).upper()))),
@@ -275,7 +297,7 @@ _BY_BASE: tuple[tuple[type, _Writer], ...] = (
     (type, _write_class),
     (object, _write_other),
 )
-"""A value is written by the first row whose type it is an instance of."""
+"""A value is written by the first row whose type its own is derived from."""
 
 _BY_TYPE: dict[type, _Writer] = {
     **dict(_BY_BASE),

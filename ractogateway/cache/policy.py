@@ -1,6 +1,8 @@
-"""Which answers a kit may store."""
+"""Which answers may be stored, and for how long."""
 
 from __future__ import annotations
+
+import random
 
 from ractogateway._checks import check_temperature
 from ractogateway.errors import InvalidTypeError
@@ -40,3 +42,12 @@ def is_storable(response: LLMResponse, *, temperature: float, max_temperature: f
 def _says_something(response: LLMResponse) -> bool:
     has_text = bool(response.content and response.content.strip())
     return has_text or bool(response.tool_calls) or response.parsed is not None
+
+
+def jittered(ttl_seconds: float, jitter: float) -> float:
+    """A time to live from ``ttl_seconds * (1 - jitter)`` to ``ttl_seconds``, each equally likely.
+
+    Entries that were written together would otherwise be missed together. Never more than was asked for: what must be
+    forgotten after an hour is.
+    """
+    return ttl_seconds * (1.0 - jitter * random.random()) if jitter else ttl_seconds  # noqa: S311 - not a secret

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from anyio import move_on_after
 
-from ractogateway._checks import check_id, check_tokens
+from ractogateway._checks import check_id, check_temperature, check_tokens
 from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
 from ractogateway._kit.clients import CLOSE_SECONDS, Clients
+from ractogateway._kit.computing import Wanted
 from ractogateway._kit.replay import final_chunk, replay
-from ractogateway._kit.request import RequestIdentity, identify, may_store, snapshot
+from ractogateway._kit.request import RequestIdentity, effective_temperature, identify, may_store, snapshot
 from ractogateway._kit.structured import with_parsed
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.errors import InvalidTypeError, StructuredOutputError
@@ -54,7 +56,11 @@ class OpenAIDeveloperKit:
         default_prompt: The system prompt of requests that bring none. With neither there is no system message.
         exact_cache: Where answers are looked up and kept: an `ExactMatchCache`, a `RedisExactCache` (its async core is
             used in async calls), an `AsyncRedisExactCache` (for ``achat`` and ``astream`` only), or anything with their
-            ``get`` and ``put``. A cache that fails is logged by ``ractogateway.kit`` and fails no request.
+            ``get`` and ``put``. A cache that fails is logged by ``ractogateway.kit`` and fails no request. With a cache
+            that has ``get_or_compute``, as these have, a request that many make at once by `chat` or `achat` is sent
+            once.
+        cache_max_temperature: The highest temperature whose answers are stored. Above 0 an answer is a sample, and a
+            cache hands the same sample to everybody: by default such answers are not stored.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
             of a stream. Connecting may take 5 seconds of it. An attempt that timed out is repeated like any other
             failed one.
@@ -87,6 +93,7 @@ class OpenAIDeveloperKit:
         embedding_model: str = "text-embedding-3-small",
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
+        cache_max_temperature: float = 0.0,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -98,6 +105,7 @@ class OpenAIDeveloperKit:
             raise InvalidTypeError(f"default_prompt must be a RactoPrompt or None, not {type(default_prompt).__name__}")
         self._default_prompt = default_prompt
         self._cache = CacheAccess(exact_cache)
+        self._cache_max_temperature = check_temperature(cache_max_temperature, "cache_max_temperature")
         self._address = resolve(base_url)
         settings = sdk.ClientSettings(
             url=self._address.url,
@@ -118,29 +126,27 @@ class OpenAIDeveloperKit:
         request = self._prepare(config)
         config = request.config
         self._cache.check_blocking()
-        answer = _usable(self._cache.lookup(request.identity), config)
-        if answer is None:
+
+        def ask() -> LLMResponse:
             with provider_errors():
                 client = self._clients.blocking()
                 completion: Any = client.chat.completions.create(**self._arguments(request, stream=False))
-            answer = with_parsed(wire.read_completion(completion), config.response_model)
-            if may_store(config, answer):
-                self._cache.store(request.identity, answer)
-        return answer
+            return with_parsed(wire.read_completion(completion), config.response_model)
+
+        return self._cache.answer(self._wanted(request), ask)
 
     async def achat(self, config: ChatConfig) -> LLMResponse:
         """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has."""
         request = self._prepare(config)
         config = request.config
-        answer = _usable(await self._cache.alookup(request.identity), config)
-        if answer is None:
+
+        async def ask() -> LLMResponse:
             with provider_errors():
                 client = await self._clients.of_this_loop()
                 completion: Any = await client.chat.completions.create(**self._arguments(request, stream=False))
-            answer = with_parsed(wire.read_completion(completion), config.response_model)
-            if may_store(config, answer):
-                await self._cache.astore(request.identity, answer)
-        return answer
+            return with_parsed(wire.read_completion(completion), config.response_model)
+
+        return await self._cache.aanswer(self._wanted(request), ask)
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -149,6 +155,9 @@ class OpenAIDeveloperKit:
 
         A cached answer is replayed as a stream, and a stream that ended well is stored for all four methods before its
         last chunk is handed out. Leaving the loop early (or ``close()``) hangs up, and stores nothing.
+
+        Streams do not wait for one another: one that begins while another of the same request is under way asks the
+        provider too. Its reader wants the first words soon, and whoever reads the other may be slow, or leave it.
 
         Raises:
             ProviderConnectionError: Also where the stream stops in the middle, after the chunks that did arrive.
@@ -178,7 +187,7 @@ class OpenAIDeveloperKit:
                 if chunk is not None:
                     yield chunk
         answer = with_parsed(collector.finish(), config.response_model)
-        if may_store(config, answer):
+        if may_store(config, answer, self._cache_max_temperature):
             self._cache.store(request.identity, answer)
         yield final_chunk(answer)
 
@@ -211,7 +220,7 @@ class OpenAIDeveloperKit:
             with move_on_after(CLOSE_SECONDS, shield=True):
                 await source.close()
         answer = with_parsed(collector.finish(), config.response_model)
-        if may_store(config, answer):
+        if may_store(config, answer, self._cache_max_temperature):
             await self._cache.astore(request.identity, answer)
         yield final_chunk(answer)
 
@@ -279,6 +288,17 @@ class OpenAIDeveloperKit:
             silent=self._address.silent,
         )
         return _Request(config, identity)
+
+    def _wanted(self, request: _Request) -> Wanted:
+        config, highest = request.config, self._cache_max_temperature
+        temperature = effective_temperature(config)
+        return Wanted(
+            identity=request.identity,
+            usable=partial(_usable, config=config),
+            may_store=partial(may_store, config, max_temperature=highest),
+            # What `extra` says is what counts; the cache judges by what it is keyed by.
+            max_temperature=config.temperature if temperature is not None and 0.0 <= temperature <= highest else None,
+        )
 
     def _arguments(self, request: _Request, *, stream: bool) -> dict[str, Any]:
         response_model = request.config.response_model

@@ -6,6 +6,7 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 
 from __future__ import annotations
 
+from ractogateway.cache.protocol import CacheRequest
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter, Reservation
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
@@ -29,6 +30,7 @@ __all__ = [
     "AsyncRedisRateLimiter",
     "AsyncReservation",
     "BudgetLeases",
+    "CacheRequest",
     "ChatMemoryConfig",
     "ConversationChanges",
     "ConversationPage",

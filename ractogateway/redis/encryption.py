@@ -55,8 +55,8 @@ class Encryption:
     is gone cannot be read: in the cache it is a miss.
 
     How long a key may serve: nonces are random, so a key should encrypt at most 2**32 values (NIST SP 800-38D, 8.3);
-    beyond that, the chance that two share a nonce, which would betray both, exceeds 2**-32. At a thousand values a
-    second over all replicas that is seven weeks, at ten a second thirteen years.
+    beyond that, the chance that two share a nonce, which would betray both and allow forgeries, exceeds 2**-32. At a
+    thousand values a second over all replicas that is seven weeks, at ten a second thirteen years.
 
     Args:
         keys: Key by key id. A key is 16, 24 or 32 random bytes (AES-128, -192, -256): ``os.urandom(32)``, never a
@@ -126,6 +126,13 @@ class Encryption:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Encryption cannot be pickled: it holds keys")
+
+
+def check_encryption(value: object) -> Encryption | None:
+    """The argument ``encryption=`` of a tool."""
+    if value is None or isinstance(value, Encryption):
+        return value
+    raise InvalidTypeError(f"encryption must be an Encryption or None, not {type(value).__name__}")
 
 
 def _checked_keys(keys: object) -> dict[str, bytes]:

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
-
-from ractogateway._checks import check_key_prefix, check_text, check_tokens, check_ttl, milliseconds
+from ractogateway._checks import check_key_prefix, check_temperature, check_text, check_tokens
 from ractogateway.cache.fingerprint import fingerprint
-from ractogateway.cache.protocol import CacheStats
-from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreError
+from ractogateway.cache.protocol import CacheCounters, CacheRequest, CacheStats
+from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreError, StoreUnavailable
 from ractogateway.messages import LLMResponse
-from ractogateway.redis import envelope
+from ractogateway.redis._cache_checks import (
+    check_strength,
+    check_wait,
+    checked_items,
+    checked_requests,
+    life_of,
+    life_with,
+    tag_id_of,
+    tag_ids_of,
+)
+from ractogateway.redis._cache_computing import Computations
+from ractogateway.redis._cache_counts import Counts
+from ractogateway.redis._cache_flights import FlightTable, Lookups, Question
+from ractogateway.redis._cache_near import NearCache
+from ractogateway.redis._cache_store import AnswerStore
 from ractogateway.redis._core import Core
+from ractogateway.redis.answers import SealedAnswers
+from ractogateway.redis.compression import Compression, codec_called
 from ractogateway.redis.config import CacheOutage, RedisOptions
-from ractogateway.redis.keys import CacheKeys
+from ractogateway.redis.encryption import Encryption, check_encryption
+from ractogateway.redis.envelope import Envelopes
+from ractogateway.redis.keys import CacheBuckets, namespace_digest
 from ractogateway.redis.outage import OutageLog
-from ractogateway.redis.scripts import cache_calls as calls
-from ractogateway.redis.transport import AsyncClient, TimeLimits
+from ractogateway.redis.transport import AsyncClient, TimeLimits, open_tracked_port
 
 __all__ = ["AsyncRedisExactCache"]
 
+T = TypeVar("T")
+
 _LIMITS = TimeLimits(connected=0.1, connecting=0.4)
-
-
-class _Counters:
-    """Lookups of one cache object, shared by its blocking and its async face."""
-
-    def __init__(self) -> None:
-        self.hits = 0
-        self.misses = 0
 
 
 class AsyncRedisExactCache(Core):
@@ -51,7 +58,22 @@ class AsyncRedisExactCache(Core):
         namespace: separates tenants under one prefix: nothing is shared between two namespaces.
         on_outage: without Redis, ``"miss"`` makes `get` miss and `put` do nothing, ``"raise"`` raises. Wrong passwords
             and the like are treated the same way. Both are counted, and logged once per change of state.
-        compress_above_bytes: larger answers are compressed when that makes them smaller.
+        compress_above_bytes: larger answers are compressed when that makes them smaller. Opening a compressed answer
+            of 1 KB by zlib takes a quarter of a whole hit, to save half a kilobyte.
+        compression: ``"zlib"``, or ``"zstd"`` with the extra of that name: smaller and faster. Entries by either are
+            read, those by Zstandard only where the extra is installed: give it to every replica first.
+        encryption: keys under which answers are kept. Entries in plain text are then misses.
+        ttl_jitter: the part of each time to live that chance may take away, from 0 to less than 1: with 0.1, entries
+            live for 90 to 100 % of theirs, so that those written together are not missed together.
+        near_cache_entries: so many answers are kept in this process, too (for each event loop), least recently used out
+            first. A copy is never served after its invalidation was received or a write of this process has returned,
+            nor beyond its time to live. 0 keeps none; with ``client=`` there are none.
+        early_refresh: an answer that `get_or_compute` finds close to its end is now and then computed anew while the
+            stored one is returned, so that no crowd waits when it ends: the sooner, the longer computing it takes. 1.0
+            is the usual strength; None waits for the end.
+        stale_seconds: for so long after its end an answer still serves `get_or_compute`, while one process in the fleet
+            computes a new one. `get` never returns such an answer.
+        max_wait_seconds: for so long `get_or_compute` waits for others' computations before it makes a call of its own.
         options: time limits and the like, with ``url`` only. A call takes at most 0.1 s, 0.4 s while it connects.
 
     Raises:
@@ -67,18 +89,53 @@ class AsyncRedisExactCache(Core):
         *,
         namespace: str = "",
         on_outage: CacheOutage = "miss",
-        compress_above_bytes: int = 1024,
+        near_cache_entries: int = 0,
+        compress_above_bytes: int = 2048,
+        compression: Compression = "zlib",
+        encryption: Encryption | None = None,
+        ttl_jitter: float = 0.0,
+        early_refresh: float | None = None,
+        stale_seconds: float | None = None,
+        max_wait_seconds: float = 60.0,
         options: RedisOptions | None = None,
     ) -> None:
-        self._ttl_seconds = check_ttl("ttl_seconds", ttl_seconds)
-        self._keys = CacheKeys.of(check_key_prefix(key_prefix), check_text("namespace", namespace))
+        self._life = life_of(ttl_seconds, stale_seconds, ttl_jitter)
         if on_outage not in ("miss", "raise"):
             raise InvalidValueError("on_outage must be 'miss' or 'raise'")
         self._raises = on_outage == "raise"
-        self._compress_above_bytes = check_tokens("compress_above_bytes", compress_above_bytes, minimum=0)
-        self._counters = _Counters()
-        self._outage = OutageLog("exact cache", "lookups miss and answers are not stored")
+        self._early = check_strength("early_refresh", early_refresh)
+        self._max_wait_seconds = check_wait("max_wait_seconds", max_wait_seconds)
+        near_entries = check_tokens("near_cache_entries", near_cache_entries, minimum=0)
+        if near_entries and client is not None:
+            raise InvalidValueError("near_cache_entries goes with url=: a given client's connections are not ours")
+        owner = check_key_prefix(key_prefix), check_text("namespace", namespace)
+        sealing: dict[str, Any] = {
+            "compress_above_bytes": check_tokens("compress_above_bytes", compress_above_bytes, minimum=0),
+            "codec": codec_called(compression),
+            "encryption": check_encryption(encryption),
+        }
         self._port = self._open_port(url, client, options, _LIMITS)
+        self._buckets = CacheBuckets(*owner, spread=self._port.is_cluster)
+        envelopes = Envelopes(namespace_digest(*owner), self._buckets.entry, **sealing)
+        self._tracked = open_tracked_port(self._port) if client is None else None
+        near = NearCache(self._tracked, near_entries) if near_entries and self._tracked is not None else None
+        self._counts = Counts()
+        self._store = AnswerStore(self._port, self._buckets, SealedAnswers(envelopes), self._counts, near)
+        self._outage = OutageLog("exact cache", "lookups miss and answers are not stored")
+        self._flights = FlightTable()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        self._computations = Computations(
+            self._port,
+            self._store,
+            Lookups(self._port, None if self._port.is_cluster else self._tracked, self._flights),
+            self._counts,
+            self._outage,
+            early=self._early,
+            max_wait_seconds=self._max_wait_seconds,
+            raises=self._raises,
+        )
 
     async def get(
         self,
@@ -94,14 +151,36 @@ class AsyncRedisExactCache(Core):
 
         A hit has ``cached`` set, zero ``usage`` (nothing was billed) and what the answer had cost as ``saved_usage``.
         """
-        key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
-        sealed = await self._tolerantly(calls.read_answer(self._keys, key))
-        response = None if sealed is None else _opened(sealed, key)
+        near = self._store.near
+        name = fingerprint if near is None else near.name
+        key = name(user_message, system_prompt, model, temperature, max_tokens, context)
+        response = None if near is None else near.find(key)
         if response is None:
-            self._counters.misses += 1
-            return None
-        self._counters.hits += 1
+            # As `_tolerantly` does; spelled out, for this is the path that has to be short.
+            began = self._outage.began()
+            try:
+                response = await self._store.read(key)
+            except StoreError as error:
+                if self._raises:
+                    raise
+                self._failed(error, began)
+            else:
+                self._outage.succeeded()
+        self._counted(response)
+        if self._counts.due:
+            await self._tell_the_fleet()
         return response
+
+    async def get_many(self, requests: Iterable[CacheRequest | tuple[Any, ...]]) -> list[LLMResponse | None]:
+        """The stored answers, or None, in the order of the requests: one round trip, with ``client=`` of a cluster one
+        for each of its nodes' buckets.
+        """
+        keys = [fingerprint(*request) for request in checked_requests(requests)]
+        found: list[LLMResponse | None] = [None] * len(keys)
+        answers = await self._tolerantly(self._store.read_many(keys), found)
+        for answer in answers:
+            self._counted(answer)
+        return answers
 
     async def put(
         self,
@@ -114,23 +193,79 @@ class AsyncRedisExactCache(Core):
         *,
         context: Mapping[str, Any] | None = None,
         ttl_seconds: float | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         """Store an answer, whatever the temperature; ``ttl_seconds`` overrides the cache's own for this entry.
 
-        ``raw`` is not stored, and ``parsed`` comes back as plain JSON values. Which answers deserve to be stored is the
-        caller's policy (`ractogateway.cache.is_storable`).
+        `invalidate_tag` of one of the ``tags`` (64 at most) forgets it. A computation of the same answer that is under
+        way does not replace it. ``raw`` is not stored, and ``parsed`` comes back as plain JSON values. Which answers
+        deserve to be stored is the caller's policy (`ractogateway.cache.is_storable`).
         """
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
-        ttl = self._ttl_seconds if ttl_seconds is None else check_ttl("ttl_seconds", ttl_seconds)
-        sealed = envelope.seal(_encoded(response), key, compress_above_bytes=self._compress_above_bytes)
-        call = calls.store_answer(
-            self._keys,
-            key,
-            sealed,
-            ttl_ms=None if ttl is None else milliseconds(ttl),
-            fresh_generation=os.urandom(16),
+        life, tag_ids = life_with(self._life, ttl_seconds), tag_ids_of(tags)
+        envelope = self._store.seal(response, key)
+        await self._tolerantly(self._store.write(key, envelope, life, tag_ids), False)
+
+    async def put_many(
+        self,
+        items: Iterable[tuple[CacheRequest | tuple[Any, ...], LLMResponse]],
+        *,
+        ttl_seconds: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> None:
+        """Store several answers, each with its request: one round trip; with ``client=`` one for each."""
+        life, tag_ids = life_with(self._life, ttl_seconds), tag_ids_of(tags)
+        envelopes = {}
+        for request, response in checked_items(items):
+            key = fingerprint(*request)
+            envelopes[key] = self._store.seal(response, key)
+        await self._tolerantly(self._store.write_many(envelopes, life, tag_ids), None)
+
+    async def get_or_compute(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        compute: Callable[[], LLMResponse | Awaitable[LLMResponse]],
+        *,
+        context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        max_temperature: float = 0.0,
+    ) -> LLMResponse:
+        """The stored answer, or the one that ``compute`` returns, which is then stored for all.
+
+        Of all callers in the fleet who ask for an answer that is not there, one computes, and the others wait for it.
+        If its computation fails, is cancelled, dies, or returns an answer that is not storable (`is_storable`: cut
+        short, filtered, empty), the next one computes. An error goes to the caller whose ``compute`` raised it and to
+        nobody else. `invalidate`, `clear` and `invalidate_tag` win over computations under way: their answers go to
+        those who had asked before, are not stored, and later calls compute anew. Above ``max_temperature`` every caller
+        that finds no stored answer computes its own, and stores nothing.
+
+        ``compute`` takes nothing: a coroutine function, or a blocking one, which runs in a worker thread. It runs in
+        the context of the caller, and goes on if that is cancelled while others wait.
+
+        An answer of somebody else's computation is marked ``cached`` like a stored one. The caller's own is returned as
+        it came, whatever happens to Redis.
+        """
+        key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
+        if not callable(compute):
+            raise InvalidTypeError(f"compute must be callable, not {type(compute).__name__}")
+        question = Question(
+            keys=self._buckets.of(key),
+            fingerprint=key,
+            tags=tag_ids_of(tags),
+            temperature=temperature,
+            max_temperature=check_temperature(max_temperature, "max_temperature"),
+            life=life_with(self._life, ttl_seconds),
+            compute=compute,
         )
-        await self._tolerantly(call)
+        response = await self._computations.answer(question)
+        if self._counts.due:
+            await self._tell_the_fleet()
+        return response
 
     async def invalidate(
         self,
@@ -144,60 +279,95 @@ class AsyncRedisExactCache(Core):
     ) -> bool:
         """Forget one entry for all replicas; True if there was one. An outage raises, whatever ``on_outage`` says."""
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
-        return await self._port.run(calls.forget_answer(self._keys, key))
+        return await self._store.forget(key)
+
+    async def invalidate_tag(self, tag: str) -> None:
+        """Forget all entries that were stored with this tag, for all replicas. An outage raises.
+
+        They are misses at once; then, in slices, they are deleted and counted no more.
+        """
+        tag_id = tag_id_of(tag)
+        await self._store.forget_tag(tag_id)
+        await self._store.bury_tagged(tag_id)
 
     async def clear(self) -> None:
         """Forget all entries of this prefix and namespace for all replicas, in constant time. An outage raises."""
-        await self._port.run(calls.forget_all_answers(self._keys))
+        await self._store.forget_all()
 
     async def size(self) -> int:
         """The number of live entries. An outage raises.
 
         Entries that the server evicted for want of memory count until they would have expired.
         """
-        return await self._port.run(calls.count_answers(self._keys))
+        return await self._store.size()
 
     async def stats(self) -> CacheStats:
-        """Hits and misses of this object, and the number of live entries (None when Redis cannot say)."""
+        """What this object has counted, what the fleet has, and the number of live entries.
+
+        The fleet's numbers lack what others have counted in the last half minute.
+        """
+        await self._tell_the_fleet()
+        size, fleet = None, None
         began = self._outage.began()
         try:
-            size = await self.size()
+            size = await self._store.size()
+            fleet = CacheCounters(**await self._store.read_counts())
         except StoreError as error:
-            self._outage.failed(error, began)
-            size = None
-        return CacheStats(hits=self._counters.hits, misses=self._counters.misses, size=size, errors=self._outage.errors)
+            self._failed(error, began)
+        return CacheStats(**self._counts.read().model_dump(), size=size, fleet=fleet)
+
+    async def aclose(self) -> None:
+        """Tell the fleet what was counted, and close the connection, unless another object shares it.
+
+        The object stays usable; closing is never needed.
+        """
+        await self._tell_the_fleet()
+        if self._tracked is not None:
+            await self._tracked.aclose()
+        await super().aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(ttl_seconds={self._ttl_seconds})"
+        ttl_ms = self._life.ttl_ms
+        return f"{type(self).__name__}(ttl_seconds={None if ttl_ms is None else ttl_ms / 1000})"
 
     def _share_state_of(self, other: AsyncRedisExactCache) -> None:
-        self._counters, self._outage = other._counters, other._outage
+        self._counts, self._outage, self._flights = other._counts, other._outage, other._flights
+        self._store.count_in(other._counts)
+        self._arrange()
 
-    async def _tolerantly(self, call: Any) -> Any:
-        """Run a call whose failure may cost a model call but never the request."""
+    async def _tolerantly(self, work: Coroutine[Any, Any, T], otherwise: T) -> T:
+        """Do what may cost a model call when it fails, but never the request."""
         began = self._outage.began()
         try:
-            reply = await self._port.run(call)
+            result = await work
         except StoreError as error:
             if self._raises:
                 raise
-            self._outage.failed(error, began)
-            return None
+            self._failed(error, began)
+            return otherwise
         self._outage.succeeded()
-        return reply
+        return result
 
+    def _failed(self, error: StoreError, began: int) -> None:
+        self._outage.failed(error, began)
+        self._counts.add("errors")
 
-def _encoded(response: LLMResponse) -> bytes:
-    if not isinstance(response, LLMResponse):
-        raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
-    try:
-        return response.to_stored_json().encode()
-    except (PydanticSerializationError, UnicodeError, ValueError):
-        raise InvalidTypeError("response holds something that JSON cannot hold") from None
+    def _counted(self, response: LLMResponse | None) -> None:
+        if response is None:
+            self._counts.add("misses")
+        else:
+            saved = response.saved_usage
+            self._counts.add("hits", saved.total_tokens if saved is not None else 0)
 
-
-def _opened(sealed: bytes, key: bytes) -> LLMResponse | None:
-    try:
-        return LLMResponse.model_validate_json(envelope.unseal(sealed, key)).become_hit()
-    except (envelope.BadEnvelope, ValidationError):
-        return None
+    async def _tell_the_fleet(self) -> None:
+        """Add what this object has counted to the counters that all replicas share, by one command."""
+        news = self._counts.take_untold()
+        if not news:
+            return
+        try:
+            await self._store.add_counts(news)
+        except StoreUnavailable as error:
+            if not error.may_have_applied:
+                self._counts.put_back(news)
+        except StoreError:
+            self._counts.put_back(news)

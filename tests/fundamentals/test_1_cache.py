@@ -6,13 +6,16 @@ what a hit looks like, and how entries end.
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from servers import wait_until
 
 from ractogateway import LLMResponse
 from ractogateway.cache import ExactMatchCache
 from ractogateway.messages import Usage
-from ractogateway.redis import RedisExactCache
+from ractogateway.redis import CacheRequest, RedisExactCache
 
 # user message, system prompt, model, temperature, max tokens
 REQUEST = ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 256)
@@ -104,3 +107,62 @@ def test_without_redis_there_is_the_same_cache_for_one_process():
     assert cache.get("first", *REQUEST[1:]) is None, "the one that was used least recently had to go"
     assert cache.get("third", *REQUEST[1:]).cached
     assert (len(cache), cache.stats.hits, cache.stats.misses) == (2, 1, 1)
+
+
+def test_get_or_compute_asks_the_model_only_where_there_is_no_answer(cache):
+    asked = []
+
+    def ask_the_model() -> LLMResponse:
+        asked.append("once")
+        return ANSWER
+
+    first = cache.get_or_compute(*REQUEST, ask_the_model)
+    again = cache.get_or_compute(*REQUEST, ask_the_model)
+    assert asked == ["once"]
+    assert (first.cached, again.cached, again.content) == (False, True, "Paris.")
+
+
+def test_of_many_who_ask_at_the_same_time_one_computes(cache):
+    asked = []
+
+    def ask_the_model() -> LLMResponse:
+        asked.append("once")
+        time.sleep(0.1)
+        return ANSWER
+
+    with ThreadPoolExecutor(10) as pool:
+        calls = [pool.submit(cache.get_or_compute, *REQUEST, ask_the_model) for _ in range(10)]
+        answers = [call.result() for call in calls]
+    assert asked == ["once"]
+    assert all(answer.content == "Paris." for answer in answers)
+
+
+def test_a_tag_forgets_what_belongs_together(cache):
+    cache.put(*REQUEST, ANSWER, tags=["atlas"])
+    cache.put("What is 1 + 1?", "", "gpt-4o", 0.0, 16, LLMResponse(content="2"), tags=["sums"])
+    cache.invalidate_tag("atlas")
+    assert cache.get(*REQUEST) is None
+    assert len(cache) == 1
+
+
+def test_several_requests_take_one_round_trip(cache):
+    questions = [CacheRequest(f"Question {number}", "", "gpt-4o", 0.0, 256) for number in range(3)]
+    cache.put_many([(question, ANSWER) for question in questions[:2]])
+    assert [answer is not None for answer in cache.get_many(questions)] == [True, True, False]
+
+
+def test_a_near_cache_keeps_copies_in_this_process_and_never_old_ones(any_server):
+    here = RedisExactCache(url=any_server.url, ttl_seconds=60, near_cache_entries=100)
+    elsewhere = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    elsewhere.put(*REQUEST, ANSWER)
+    assert here.get(*REQUEST).content == "Paris."
+    elsewhere.put(*REQUEST, LLMResponse(content="Paris, of course."))
+    assert here.get(*REQUEST).content == "Paris, of course."
+
+
+def test_stats_count_for_this_object_and_for_the_fleet(cache, any_server):
+    cache.put(*REQUEST, ANSWER)
+    cache.get(*REQUEST)
+    assert (cache.stats.hits, cache.stats.saved_tokens) == (1, 14)
+    other = RedisExactCache(url=any_server.url, ttl_seconds=60)
+    assert (other.stats.hits, other.stats.fleet.hits) == (0, 1)

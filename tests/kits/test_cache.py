@@ -54,6 +54,8 @@ class AsyncCore:
 class TwoFaces(ExactMatchCache):
     """A blocking cache with an async core beside it, as `RedisExactCache` is; each face has entries of its own here."""
 
+    aio: AsyncCore = None
+
     def __init__(self) -> None:
         super().__init__()
         self.aio = AsyncCore()
@@ -683,7 +685,7 @@ def test_a_cache_that_returns_something_else_is_a_miss(ask, make_kit, caplog):
 def test_a_request_that_cannot_be_named_bypasses_the_cache(ask, make_kit, endpoint, caplog):
     cache = ExactMatchCache()
     kit = make_kit(exact_cache=cache)
-    config = ChatConfig(user_message="CANARY-hello", extra={"logit_bias": {50256: -100}})  # JSON makes the key a string
+    config = ChatConfig(user_message="CANARY-hello", extra={"options": {0.5: 1}})  # JSON makes the key a string
 
     assert [ask(kit, config).cached for _ in range(2)] == [False, False]
     assert endpoint.requests == 2

@@ -36,7 +36,7 @@ CONFIG = ChatConfig(
 def ways_to_make_one() -> None:
     gpt.OpenAIDeveloperKit()
     gpt.OpenAIDeveloperKit("gpt-4o", api_key="k", base_url="http://localhost:8000/v1", default_prompt=PROMPT)
-    gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=ExactMatchCache())
+    gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=ExactMatchCache(), cache_max_temperature=0.7)
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=RedisExactCache())
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=AsyncRedisExactCache())
     assert_type(gpt.Chat(model="gpt-4o"), gpt.OpenAIDeveloperKit)

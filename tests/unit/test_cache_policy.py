@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ractogateway.cache import is_storable
+from ractogateway.cache.policy import jittered
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import FinishReason, LLMResponse, ToolCall
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
 
 CALL = ToolCall(id="call_1", name="look_up")
 
@@ -93,3 +95,27 @@ def test_a_temperature_that_is_not_finite():
 def test_a_response_of_the_wrong_type(wrong):
     with pytest.raises(InvalidTypeError, match=f"not {type(wrong).__name__}"):
         is_storable(wrong, temperature=0.0)
+
+
+def test_jitter_takes_away_at_most_its_part_and_adds_nothing():
+    lives = [jittered(100.0, 0.25) for _ in range(2_000)]
+    assert 75.0 <= min(lives) < 80.0
+    assert 95.0 < max(lives) <= 100.0
+    assert jittered(100.0, 0.0) == 100.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (-0.1, InvalidValueError),
+        (1, InvalidValueError),
+        (float("nan"), InvalidValueError),
+        (True, InvalidTypeError),
+        ("0.1", InvalidTypeError),
+        (None, InvalidTypeError),
+    ],
+)
+def test_what_is_no_jitter(bad, kind):
+    for make in (RedisExactCache, AsyncRedisExactCache):
+        with pytest.raises(kind, match="ttl_jitter"):
+            make(ttl_jitter=bad)

@@ -51,7 +51,24 @@ def use_cache(where: dict[str, object]) -> None:
     assert lasting.get(*REQUEST).content == "answer"
     assert (len(lasting), lasting.stats.size) == (1, 1)
     assert lasting.invalidate(*REQUEST)
+    tagged = RedisExactCache(**where, ttl_seconds=60, stale_seconds=1, on_outage="raise")
+    assert tagged.get_or_compute(*REQUEST, lambda: ANSWER, tags=["tag"]).content == "answer"
+    assert tagged.get_many([REQUEST])[0].content == "answer"
+    tagged.invalidate_tag("tag")
+    fleet = tagged.stats.fleet
+    if fleet is None or not fleet.misses:  # what counts never fails a request
+        raise StoreRefused("the counters are out of reach")
+    with pytest.raises(ValueError, match="no answer"):
+        tagged.get_or_compute(*REQUEST, fail)
+    hasty = RedisExactCache(**where, ttl_seconds=60, on_outage="raise", max_wait_seconds=0.0)
+    hasty.get_or_compute(*REQUEST, lambda: ANSWER)
+    if hasty.get(*REQUEST) is None:  # failing to give up a lease fails no request, either
+        raise StoreRefused("the lease is still there")
     lasting.clear()
+
+
+def fail() -> LLMResponse:
+    raise ValueError("no answer")
 
 
 def use_limiter(where: dict[str, object]) -> None:
@@ -200,6 +217,18 @@ def test_another_database_needs_select(users, tool):
     with pytest.raises(StoreRefused):
         USES[tool]({"url": allow(users, tool, rule).removesuffix("/0") + "/1"})
     USES[tool]({"url": allow(users, tool, [*rule, "+select"]).removesuffix("/0") + "/1"})
+
+
+def test_copies_and_push_need_tracking(users):
+    more = re.search(r"near cache need `([^`]+)`", SECURITY)[1].split()
+    rule = RULES["cache"][1]
+    for words in (rule, *([*rule, *more[:at], *more[at + 1 :]] for at in range(len(more))), [*rule, *more]):
+        cache = RedisExactCache(url=allow(users, "cache", words), ttl_seconds=60, near_cache_entries=5)
+        cache.put(*REQUEST, ANSWER)
+        tracker = cache._core._tracked.tracker()
+        wait_until(lambda cache=cache, tracker=tracker: cache.get(*REQUEST) and (tracker.alive or tracker.reason))
+        assert tracker.alive == (words == [*rule, *more])
+        cache.close()
 
 
 def test_a_cluster_needs_its_map():

@@ -14,8 +14,9 @@ from ractogateway.redis.transport.heartbeats import Heartbeat
 from ractogateway.redis.transport.opening import open_async_port, open_blocking_port, open_worker_port
 from ractogateway.redis.transport.port import Port, TimeLimits, drive
 from ractogateway.redis.transport.tracked_port import TrackedPort, open_tracked_port
-from ractogateway.redis.transport.tracking import Fill, Listener, Tracker
+from ractogateway.redis.transport.tracking import Fill, Listener, Tracker, forget, own_write
 from ractogateway.redis.transport.types import AsyncClient, BlockingClient
+from ractogateway.redis.transport.waking import Signal
 
 __all__ = [
     "AsyncClient",
@@ -26,14 +27,17 @@ __all__ = [
     "Listener",
     "Port",
     "Script",
+    "Signal",
     "TimeLimits",
     "TrackedPort",
     "Tracker",
     "drive",
+    "forget",
     "open_async_port",
     "open_blocking_port",
     "open_tracked_port",
     "open_worker_port",
+    "own_write",
     "plain_call",
     "script_call",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 import weakref
@@ -23,12 +24,16 @@ from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint, link_for
 from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
-from ractogateway.redis.transport.types import AsyncClient
+from ractogateway.redis.transport.types import AsyncClient, is_cluster_client
+from ractogateway.redis.transport.waking import Signal
 
 T = TypeVar("T")
 
 _BLOCKING_CALLS = 64
 """Blocking calls that may run in worker threads of one loop at a time, apart from anyio's own 40 for everybody else."""
+
+_TASKS = "_ractogateway_tasks"
+"""Work of a loop that goes on without its caller."""
 
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway blocking calls")
 
@@ -42,6 +47,11 @@ def running_loop() -> asyncio.AbstractEventLoop:
             "the async classes need a running asyncio event loop (trio cannot run redis.asyncio); "
             "outside a loop use the blocking classes"
         ) from None
+
+
+def _resolve(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 async def in_worker_thread(function: Callable[..., T], *arguments: Any) -> T:
@@ -65,6 +75,51 @@ class _AwaitingPort(Port):
 
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
         return LoopPacemaker.of(running_loop()).start(interval_seconds, lambda: self.run(call))
+
+    async def wait(self, signal: Signal, seconds: float) -> bool:
+        loop = running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and its tasks with it
+                loop.call_soon_threadsafe(_resolve, woken)
+
+        if not signal.add(wake):
+            return True
+        timer = loop.call_later(max(0.0, seconds), _resolve, woken)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            signal.discard(wake)
+        return signal.happened
+
+    async def gather(self) -> None:
+        await asyncio.sleep(0)
+
+    async def lead(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        loop, task = running_loop(), self._task(work)
+
+        def end() -> None:
+            # From any thread; and after the task's first step, without which none of its cleaning up would happen.
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and its tasks with it
+                loop.call_soon_threadsafe(task.cancel)
+
+        return end
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task(work)
+
+    @staticmethod
+    def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # In the context of its caller: what the user's function does there belongs to that request.
+        loop = running_loop()
+        task = loop.create_task(work)
+        # The loop itself keeps a weak reference only. On the loop, so that nothing keeps a loop alive.
+        tasks: set[asyncio.Task[None]] = loop.__dict__.setdefault(_TASKS, set())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
 
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
         if inspect.iscoroutinefunction(function):
@@ -92,6 +147,10 @@ class AsyncioPort(_AwaitingPort, RetryingPort):
         # The links that were used last, one for small replies and one for bulky ones: mostly they serve again. Weak,
         # because a link refers to its loop, and this object may outlive that.
         self._recent: list[Callable[[], Link | None]] = [_no_link, _no_link]
+
+    @property
+    def is_cluster(self) -> bool:
+        return self._endpoint.address.is_cluster
 
     def _link(self, *, bulky: bool) -> Link:
         """Where commands go now."""
@@ -152,6 +211,10 @@ class AsyncClientPort(_AwaitingPort):
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
+    @property
+    def is_cluster(self) -> bool:
+        return is_cluster_client(self._client)
+
     async def run(self, call: Call[T]) -> T:
         running_loop()
         return await perform_with_client(self._execute, call)
@@ -173,6 +236,10 @@ class WorkerThreadPort(_AwaitingPort):
 
     def __init__(self, port: ClientPort) -> None:
         self._port = port
+
+    @property
+    def is_cluster(self) -> bool:
+        return self._port.is_cluster
 
     async def run(self, call: Call[T]) -> T:
         running_loop()

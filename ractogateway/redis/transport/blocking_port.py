@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ractogateway.errors import InvalidTypeError
-from ractogateway.redis.transport.port import Port
+from ractogateway.redis.transport.port import Port, drive
+from ractogateway.redis.transport.waking import Signal
 
 T = TypeVar("T")
 
@@ -21,6 +24,31 @@ class BlockingPort(Port):
 
     def now(self) -> float:
         return time.monotonic()
+
+    async def wait(self, signal: Signal, seconds: float) -> bool:
+        woken = threading.Lock()
+        woken.acquire()
+        if not signal.add(woken.release):
+            return True
+        try:
+            woken.acquire(timeout=max(0.0, seconds))
+        finally:  # a signal handler may raise here
+            signal.discard(woken.release)
+        return signal.happened
+
+    async def gather(self) -> None:
+        return
+
+    async def lead(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        await work
+        return _nothing
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        context = contextvars.copy_context()
+        try:
+            threading.Thread(target=context.run, args=(drive, work), name="ractogateway-refresh", daemon=True).start()
+        except RuntimeError:  # late in the exit of the interpreter
+            work.close()
 
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
         result = function(*arguments)
@@ -36,3 +64,7 @@ class BlockingPort(Port):
 
     async def aclose(self) -> None:
         return
+
+
+def _nothing() -> None:
+    """The work is done when its caller gets here."""

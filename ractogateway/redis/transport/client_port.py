@@ -12,7 +12,7 @@ from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.call import Argument, Call, Command
 from ractogateway.redis.transport.heartbeats import Heartbeat, pacemaker_of_client
-from ractogateway.redis.transport.types import BlockingClient
+from ractogateway.redis.transport.types import BlockingClient, is_cluster_client
 
 T = TypeVar("T")
 
@@ -48,6 +48,10 @@ class ClientPort(BlockingPort):
 
     def __init__(self, client: BlockingClient) -> None:
         self._client = client
+
+    @property
+    def is_cluster(self) -> bool:
+        return is_cluster_client(self._client)
 
     async def run(self, call: Call[T]) -> T:
         return await perform_with_client(self._execute, call)

@@ -31,6 +31,7 @@ from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.exchange import UNANSWERED, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat
+from ractogateway.redis.transport.waking import Signal
 
 T = TypeVar("T")
 
@@ -80,6 +81,31 @@ class Port(ABC):
         are left to the next beat. Awaiting callers' beats run in their loop, which must run; blocking callers' in the
         private thread, or in one thread a given client: also while the caller is busy with something else.
         """
+
+    @property
+    @abstractmethod
+    def is_cluster(self) -> bool:
+        """Whether keys without a common hash tag live on different servers."""
+
+    @abstractmethod
+    async def wait(self, signal: Signal, seconds: float) -> bool:
+        """Wait until it happens, for so long at most; whether it has."""
+
+    @abstractmethod
+    async def gather(self) -> None:
+        """Let whoever is about to call at this moment come first: the other tasks of this turn of the event loop."""
+
+    @abstractmethod
+    async def lead(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Begin work on which others than the caller wait, too: it goes on if the caller is cancelled.
+
+        For awaiting callers it is a task of its own; blocking ones do it here and now. What is returned ends it: the
+        caller's part is to wait for a signal from it, and to call this when nobody waits any more.
+        """
+
+    @abstractmethod
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin work on which nobody waits, in a task or a thread of its own."""
 
     @abstractmethod
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:

@@ -40,6 +40,10 @@ class ThreadPort(BlockingPort, RetryingPort):
         endpoint.users.add(self)
         self._spare: ClientPort | None = None
 
+    @property
+    def is_cluster(self) -> bool:
+        return self._endpoint.address.is_cluster
+
     def run(self, call: Call[T]) -> Coroutine[Any, Any, T]:
         return super().run(call) if self._thread_runs() else self._spare_port().run(call)
 

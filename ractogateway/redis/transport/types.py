@@ -52,6 +52,11 @@ def check_async_client(client: object) -> None:
         )
 
 
+def is_cluster_client(client: BlockingClient | AsyncClient) -> bool:
+    """Whether this client spreads keys over several servers."""
+    return isinstance(client, (redis.cluster.RedisCluster, redis.asyncio.cluster.RedisCluster))
+
+
 def _refuse_pipeline(client: object) -> None:
     if isinstance(client, _PIPELINES):
         raise InvalidTypeError("client is a Pipeline, which only queues commands: pass the client it was made from")

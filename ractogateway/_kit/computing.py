@@ -1,0 +1,107 @@
+"""What a kit hands to a cache that computes: a call to the provider that remembers how it went.
+
+A cache hands the caller who computed its answer back; with ``raw`` and ``parsed`` taken out, because that is what it
+may keep. So the kit keeps the whole answer beside, and with it knows whether it was its own call that failed, or the
+cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ractogateway._kit.request import RequestIdentity
+from ractogateway.messages import LLMResponse
+
+__all__ = ["AsyncOwnCall", "OwnCall", "Wanted", "offers", "storable_copy"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wanted:
+    """An answer that is wanted, and what may be done with it.
+
+    Attributes:
+        identity: What a cache knows the request by.
+        usable: Makes of a cached answer what the caller expects; None where that is not possible any more.
+        may_store: Whether an answer may be stored.
+        max_temperature: Up to which temperature of the identity answers may be stored; None if these may not be.
+    """
+
+    identity: RequestIdentity
+    usable: Callable[[LLMResponse], LLMResponse | None]
+    may_store: Callable[[LLMResponse], bool]
+    max_temperature: float | None
+
+    def limits(self) -> dict[str, Any]:
+        """Arguments of ``get_or_compute`` beside the request."""
+        limits: dict[str, Any] = {"context": self.identity.context}
+        if self.max_temperature:  # else left out: 0 is every cache's own, and not every cache has another
+            limits["max_temperature"] = self.max_temperature
+        return limits
+
+
+class _Outcome:
+    """How a call ended."""
+
+    def __init__(self) -> None:
+        self.answer: LLMResponse | None = None
+        self.failure: BaseException | None = None
+
+
+class OwnCall(_Outcome):
+    """A blocking call to the provider."""
+
+    def __init__(self, compute: Callable[[], LLMResponse]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def __call__(self) -> LLMResponse:
+        """Make the call; what a cache may keep of its answer."""
+        try:
+            self.answer = self._compute()
+        except BaseException as failure:
+            self.failure = failure
+            raise
+        return storable_copy(self.answer)
+
+
+class AsyncOwnCall(_Outcome):
+    """The same for async code. `make` is the function to call, so that everybody sees that it is a coroutine's."""
+
+    def __init__(self, compute: Callable[[], Awaitable[LLMResponse]]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    async def make(self) -> LLMResponse:
+        """Make the call; what a cache may keep of its answer."""
+        try:
+            self.answer = await self._compute()
+        except BaseException as failure:
+            self.failure = failure
+            raise
+        return storable_copy(self.answer)
+
+
+def storable_copy(response: LLMResponse) -> LLMResponse:
+    """What is kept of an answer: never the provider's object, and never an instance of the user's own class.
+
+    ``parsed`` is made again from ``content`` on a hit, which any store can hold. The copy is deep, so that a caller who
+    changes the answer it got does not change the stored one.
+    """
+    return response.model_copy(update={"raw": None, "parsed": None}).model_copy(deep=True)
+
+
+def offers(cache: object, name: str) -> bool:
+    """Whether a cache has something of this name that goes with its own ``get`` and ``put``.
+
+    What a subclass inherited beside one of those that it replaced would pass it by.
+    """
+    if not hasattr(cache, name):
+        return False
+    order = type(cache).__mro__
+
+    def home(attribute: str) -> int:
+        return next((place for place, owner in enumerate(order) if attribute in vars(owner)), len(order))
+
+    return name in getattr(cache, "__dict__", {}) or home(name) <= min(home("get"), home("put"))

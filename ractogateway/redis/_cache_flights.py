@@ -1,0 +1,373 @@
+"""One computation of an answer for all who ask for it: in this process, and in the fleet.
+
+Every caller asks Redis for the answer or whose lease there is on computing it: by a plain read, and where that finds
+nothing, by a script (`lookup.lua`). Redis alone decides, so a call that begins after an invalidation has returned never
+gets what was computed before it: the lease that was overtaken is not the one that the script names. What this module
+adds:
+
+* *Groups.* Callers of one turn of the event loop share one such question.
+* *Flights.* Callers who are told of a lease that this process holds wait for that computation, and get its answer.
+* *Watches.* Callers who are told of another process's lease wait for its end, by push where the server tracks, else
+  by asking again at growing intervals. One of them watches for all.
+
+Whoever waited in vain (the computation failed, its answer may not be shared, its process died) asks again, and may be
+the next one to compute. Nobody gets somebody else's error. Who has been disappointed twice, or has waited for
+``max_wait_seconds``, makes a call of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from ractogateway._forking import renewed_after_fork
+from ractogateway.errors import StoreError
+from ractogateway.messages import LLMResponse
+from ractogateway.redis._cache_store import Life
+from ractogateway.redis.keys import CacheKeys
+from ractogateway.redis.scripts import cache_calls as calls
+from ractogateway.redis.scripts.cache_calls import Found, Status
+from ractogateway.redis.stamps import FRESH_BYTES, TOKEN_BYTES, Entry, tags_of
+from ractogateway.redis.transport import Fill, Port, Signal, TrackedPort
+
+LEASE_SECONDS: Final = 4.0
+"""How long a computation is thought to go on after its last sign of life."""
+BEAT_SECONDS: Final = LEASE_SECONDS / 3
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.25
+_LONG_SECONDS = 3600.0
+_RELEASE_SECONDS = 0.5
+_LATE_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a caller asks for, and how it would answer it."""
+
+    keys: CacheKeys
+    fingerprint: bytes
+    tags: tuple[bytes, ...]
+    temperature: float
+    max_temperature: float
+    life: Life
+    compute: Callable[[], Any]
+
+
+class Flight:
+    """One computation in this process.
+
+    Attributes:
+        token: the name of its lease.
+        claim: the value of its lease; empty when it was begun without Redis.
+        done: it has ended.
+        result: what it returned to whoever began it.
+        error: what it raised.
+        shared: the answer for everybody else; None if there is none.
+        callers: how many wait for it; when nobody does any more, it is cancelled.
+    """
+
+    __slots__ = ("callers", "cancel", "claim", "done", "error", "result", "shared", "token")
+
+    def __init__(self, token: bytes, claim: bytes) -> None:
+        self.token = token
+        self.claim = claim
+        self.done = Signal()
+        self.result: LLMResponse | None = None
+        self.error: BaseException | None = None
+        self.shared: LLMResponse | None = None
+        self.callers = 1
+        self.cancel: Callable[[], object] | None = None
+
+
+class Reply(NamedTuple):
+    """What a caller is told.
+
+    Attributes:
+        found: what Redis says.
+        own: whether it is the reply to this caller's own question rather than its group's.
+        fill: the right to be told of changes of what was read; None where the server tells of none.
+    """
+
+    found: Found
+    own: bool
+    fill: Fill | None
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Callers who share one lookup."""
+
+    answered: Signal = field(default_factory=Signal)
+    reply: Reply | None = None
+    failure: StoreError | None = None
+
+
+class FlightTable:
+    """What is under way in this process, for one cache object and its faces. Safe for threads."""
+
+    def __init__(self) -> None:
+        renewed_after_fork(self)
+        self.renew_after_fork()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: those who computed have stayed in the parent."""
+        self.lock = threading.RLock()
+        self.groups: dict[tuple[bytes, tuple[bytes, ...]], _Group] = {}
+        self.flights: dict[bytes, Flight] = {}
+        self.watches: dict[bytes, Signal] = {}
+
+    def join(self, name: bytes) -> Flight | None:
+        """The flight of this name, with one more caller who waits for it; None if there is none."""
+        with self.lock:
+            flight = self.flights.get(name)
+            if flight is not None:
+                flight.callers += 1
+            return flight
+
+    def join_or_begin(self, name: bytes) -> tuple[Flight, bool]:
+        """The flight of this name, begun without a lease if there is none; whether it was begun."""
+        with self.lock:
+            flight = self.join(name)
+            if flight is not None:
+                return flight, False
+            flight = self.flights[name] = Flight(name, b"")
+            return flight, True
+
+    def end(self, flight: Flight) -> None:
+        """It is over, for everybody."""
+        with self.lock:
+            if self.flights.get(flight.token) is flight:
+                del self.flights[flight.token]
+        flight.done.happen()
+
+    def leave(self, flight: Flight) -> None:
+        """One caller fewer."""
+        with self.lock:
+            flight.callers -= 1
+            deserted = not flight.callers and not flight.done.happened
+        if deserted and flight.cancel is not None:
+            flight.cancel()
+
+
+class Wakers:
+    """Who waits for news of which lease; the listener of a tracker."""
+
+    def __init__(self) -> None:
+        self._signals: dict[bytes, Signal] = {}
+
+    def add(self, key: bytes, signal: Signal) -> None:
+        """One at a time for each key. Under the tracker's lock."""
+        self._signals[key] = signal
+
+    def discard(self, key: bytes) -> None:
+        """Nobody waits any longer."""
+        self._signals.pop(key, None)
+
+    def on_invalidate(self, keys: Any) -> None:
+        """See `Listener`."""
+        for key in list(self._signals) if keys is None else keys:
+            signal = self._signals.pop(key, None)
+            if signal is not None:
+                signal.happen()
+
+
+class Lookups:
+    """Questions to Redis, and waits for other processes' answers, for one core.
+
+    Args:
+        port: the core's own.
+        tracked: its tracked twin; None where there is none.
+        table: shared with the core's other face.
+    """
+
+    def __init__(self, port: Port, tracked: TrackedPort | None, table: FlightTable) -> None:
+        self._port = port
+        self._tracked = tracked
+        self._waits = False  # it has waited for another process, so it tracks
+        self.table = table
+
+    async def ask(
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes, again: bool
+    ) -> Reply:
+        """Look an answer up; ``again`` if there was none a moment ago.
+
+        If the reply is the caller's own, and a lease was taken, its flight is entered into the table before anybody of
+        the group hears of it.
+
+        Raises:
+            StoreError: as `Port.run`.
+        """
+        name = (question.fingerprint, question.tags)
+        while True:
+            with self.table.lock:
+                group = self.table.groups.get(name)
+                leads = group is None
+                if group is None:
+                    group = self.table.groups[name] = _Group()
+            if not leads:
+                await self._port.wait(group.answered, _LONG_SECONDS)
+                if group.failure is not None:
+                    raise copy.copy(group.failure)  # raised by many, one would collect the tracebacks of all of them
+                if group.reply is not None:
+                    return group.reply._replace(own=False)
+                continue  # the one who asked for the group was cancelled
+            try:
+                try:
+                    await self._port.gather()
+                finally:
+                    self._close(name, group)
+                how = {"life_ms": life_ms, "early": early, "stale": stale, "again": again}
+                reply = await self._ask_or_release(question, token=token, **how)
+                self._enter(reply.found, token)
+                group.reply = reply
+            except StoreError as failure:
+                group.failure = failure
+                raise
+            finally:
+                group.answered.happen()
+            return reply
+
+    def _close(self, name: tuple[bytes, tuple[bytes, ...]], group: _Group) -> None:
+        with self.table.lock:
+            if self.table.groups.get(name) is group:
+                del self.table.groups[name]
+
+    def _enter(self, found: Found, token: bytes) -> None:
+        if found.stamp:
+            with self.table.lock:
+                self.table.flights[token] = Flight(token, token + found.stamp)
+
+    async def _ask_or_release(self, question: Question, *, token: bytes, **how: Any) -> Reply:
+        """Ask; and leave no lease behind if the caller is cancelled meanwhile."""
+        try:
+            return await self._ask(question, token=token, **how)
+        except StoreError:
+            raise
+        except BaseException:
+            await self.release(question, token)
+            raise
+
+    async def _ask(
+        self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes, again: bool
+    ) -> Reply:
+        # Most questions are hits, and the script costs the server and us more than twice a plain command. Where a hit
+        # may have to be renewed, or may be a stale one, the script alone can say.
+        stored = None if again or early is not None or stale else await self._stored(question)
+        if stored is not None:
+            return Reply(stored, own=True, fill=None)
+        other_tags: list[bytes] = []
+        while True:
+            call = calls.look_up(
+                question.keys,
+                question.fingerprint,
+                token=token,
+                lease_ms=round(LEASE_SECONDS * 1000),
+                life_ms=life_ms,
+                early=early,
+                stale=stale,
+                own_tags=question.tags,
+                other_tags=other_tags,
+                fresh=os.urandom(FRESH_BYTES),
+            )
+            # What the script reads on a tracking connection, the server remembers: a caller who has to wait need not
+            # read the lease again to be told of its end. Before anybody had to wait there is no such connection.
+            fill = None
+            if self._waits and self._tracked is not None:
+                found, fill = await self._tracked.fetch(call)
+            else:
+                found = await self._port.run(call)
+            if found.status is not Status.TELL:
+                return Reply(found, own=True, fill=fill)
+            other_tags = [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in question.tags]
+
+    async def _stored(self, question: Question) -> Found | None:
+        """A live entry; None where there is none, or more would have to be asked about it."""
+        generation, value = await self._port.run(calls.read_entry(question.keys, question.fingerprint))
+        if generation is None or value is None:
+            return None
+        entry = Entry.of(value, generation)
+        return None if entry is None or entry.tags or entry.grace_ms else Found(Status.HIT, value, -1, b"")
+
+    async def release(self, question: Question, token: bytes) -> None:
+        """Give up a lease, if there is one, whatever has happened to the caller."""
+        # By the way that the question took: behind it.
+        port = self._tracked if self._waits and self._tracked is not None else self._port
+
+        async def work() -> None:
+            await port.run(calls.release_lease(question.keys, question.fingerprint, token))
+
+        with contextlib.suppress(Exception):  # then it ends by itself: nothing here may cost anybody an answer
+            await self._port.cleanup(work, seconds=_RELEASE_SECONDS)
+
+    async def await_lease(self, question: Question, reply: Reply, seconds: float, pause: float) -> float:
+        """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""
+        pause = max(pause, _FIRST_PAUSE_SECONDS)
+        with self.table.lock:
+            over = self.table.watches.get(question.fingerprint)
+            watches = over is None
+            if over is None:
+                over = self.table.watches[question.fingerprint] = Signal()
+        if not watches:
+            await self._port.wait(over, seconds)
+            return min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        try:
+            pushed = await self._watch(question, reply, seconds)
+            if not pushed:
+                await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter
+        finally:
+            with self.table.lock:
+                if self.table.watches.get(question.fingerprint) is over:
+                    del self.table.watches[question.fingerprint]
+            over.happen()
+        # Those who were woken need two turns of the loop to be where this one is: then all of them ask together.
+        for _ in range(2):
+            await self._port.gather()
+        return _FIRST_PAUSE_SECONDS if pushed else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _watch(self, question: Question, reply: Reply, seconds: float) -> bool:
+        """Wait for news of the lease by push; False where nothing is pushed.
+
+        Raises:
+            StoreError: as `Port.run`.
+        """
+        tracked = self._tracked
+        if tracked is None:
+            return False
+        self._waits = True
+        end, fill = self._port.now() + seconds, reply.fill
+        left, key = reply.found.left_ms / 1000, question.keys.lease(question.fingerprint)
+        while tracked.tracker().supported:
+            signal = Signal()
+            if fill is None:
+                lease, fill = await tracked.fetch(calls.read_lease(question.keys, question.fingerprint))
+                if lease is None or lease[:TOKEN_BYTES] != reply.found.value:
+                    return True
+                if not self._arm(fill, key, signal):
+                    return False
+            elif not self._arm(fill, key, signal):
+                fill = None  # something has changed since: read what
+                continue
+            began = self._port.now()
+            try:
+                # Expiry is pushed late, so it is not waited for.
+                happened = await self._port.wait(signal, min(left + _LATE_SECONDS, end - began))
+            finally:
+                fill.tracker.listener(self.table, Wakers).discard(key)
+            # What changes a lease before its next renewal is due is its end, and need not be looked at.
+            next_beat = began + left - (LEASE_SECONDS - BEAT_SECONDS) - _LATE_SECONDS
+            if not happened or self._port.now() < next_beat:
+                return True
+            left, fill = LEASE_SECONDS, None  # it may have been renewed just now
+        return False
+
+    def _arm(self, fill: Fill, key: bytes, signal: Signal) -> bool:
+        """Have the signal happen at the next change of the lease; False if it has changed since the fill began."""
+        wakers = fill.tracker.listener(self.table, Wakers)
+        return fill.keep(lambda: wakers.add(key, signal))

@@ -1,0 +1,162 @@
+"""Two requests of a kit share a cache entry only if the provider would be sent the same.
+
+What is sent is the oracle: the arguments that the kit hands to the SDK, without the few that are documented to have no
+influence. Nothing of it is shared with the identity that a cache is asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+from canonical import canonical
+from pydantic import BaseModel, create_model
+
+from ractogateway.cache import fingerprint
+from ractogateway.openai_developer_kit import ChatConfig, OpenAIDeveloperKit
+from ractogateway.prompts import RactoPrompt
+
+PAIRS = 12_000
+SILENT_AT_OPENAI = {"user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key"}
+TRACING = {"traceparent", "x-request-id"}
+
+TEXTS = ["", "a", "b", "ab", "a\nb", "role", "user: a", '","b":"', "é", "e\u0301", "0", "None"]
+MODELS = [create_model("A", x=(int, ...)), create_model("A", x=(str, ...)), create_model("B", x=(int, ...))]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2_000}}
+
+
+class Person(BaseModel):
+    name: str
+
+
+def kits() -> list[OpenAIDeveloperKit]:
+    return [
+        OpenAIDeveloperKit("m", base_url="https://api.openai.com/v1"),
+        OpenAIDeveloperKit("n", base_url="https://api.openai.com/v1"),
+        OpenAIDeveloperKit("m", base_url="https://eu.api.openai.com/v1"),
+        OpenAIDeveloperKit("m", base_url="http://localhost:8000/v1"),
+        OpenAIDeveloperKit("m", base_url="http://localhost:8001/v1", default_prompt=RactoPrompt(role="a", aim="b")),
+    ]
+
+
+def some_text(rng: random.Random) -> str:
+    return rng.choice(TEXTS)
+
+
+def some_message(rng: random.Random) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": rng.choice(["user", "assistant", "system", "model"]), "content": some_text(rng)}
+    if rng.random() < 0.3:
+        message["name"] = some_text(rng)
+    if rng.random() < 0.2:
+        message["content"] = [{"type": "text", "text": some_text(rng)}]
+    return message
+
+
+def some_attachment(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.5:
+        return {"type": "text", "text": some_text(rng)}
+    url = IMAGE["image_url"]["url"]  # one of two images that differ at the very end
+    return {"type": "image_url", "image_url": {"url": url + rng.choice(["", "B"])}}
+
+
+def some_parameter(rng: random.Random) -> tuple[str, Any]:
+    value = rng.choice([0, 0.0, 1, True, "1", None, "a", ["a"], [1], {"a": 1}, {1: 1}, {"1": 1}])
+    name = rng.choice(["seed", "stop", "top_p", "user", "store", "metadata", "temperature", "max_tokens", "timeout"])
+    if name == "timeout":
+        return name, rng.choice([1, 2.5])
+    return rng.choice(
+        [(name, value), (name, value), ("extra_headers", some_headers(rng)), ("extra_body", {name: value})]
+    )
+
+
+def some_headers(rng: random.Random) -> dict[str, str]:
+    names = rng.sample(["x-a", "X-A", "x-b", "traceparent", "X-Request-Id"], rng.randrange(3))
+    return {name: rng.choice(["1", "2"]) for name in names}
+
+
+FIELDS = {
+    "user_message": some_text,
+    "prompt": lambda rng: rng.choice([None, RactoPrompt(role=some_text(rng) or "r", aim="b")]),
+    "temperature": lambda rng: rng.choice([0.0, -0.0, 0.5, 1.0]),
+    "max_tokens": lambda rng: rng.choice([1, 2]),
+    "history": lambda rng: [some_message(rng) for _ in range(rng.randrange(3))],
+    "tools": lambda rng: rng.choice([None, [], [TOOL], [TOOL, TOOL]]),
+    "response_model": lambda rng: rng.choice([None, *MODELS, Person]),
+    "attachments": lambda rng: [some_attachment(rng) for _ in range(rng.randrange(3))],
+    "extra": lambda rng: dict(some_parameter(rng) for _ in range(rng.randrange(4))),
+}
+
+
+def some_settings(rng: random.Random) -> dict[str, Any]:
+    return {name: make(rng) for name, make in FIELDS.items() if rng.random() < 0.4} | {"user_message": some_text(rng)}
+
+
+def nearly(rng: random.Random, settings: dict[str, Any]) -> dict[str, Any]:
+    """The same with one field made anew, taken away, or moved to where it might be mistaken for another."""
+    change = rng.randrange(8)
+    if change == 0 and settings.get("history"):
+        *rest, last = settings["history"]
+        return {**settings, "history": rest, "attachments": [{"type": "text", "text": str(last["content"])}]}
+    if change == 1:
+        return {**settings, "extra": {**settings.get("extra", {}), "tools": settings.get("tools")}, "tools": None}
+    if change == 2:
+        optional = [name for name in settings if name != "user_message"]
+        return {name: value for name, value in settings.items() if not optional or name != optional[0]}
+    if change == 3 and settings.get("extra"):
+        return {**settings, "extra": nearly_extra(rng, settings["extra"])}
+    name = rng.choice(list(FIELDS))
+    return {**settings, name: FIELDS[name](rng)}
+
+
+def nearly_extra(rng: random.Random, extra: dict[str, Any]) -> dict[str, Any]:
+    name = rng.choice(list(extra))
+    rest = {other: value for other, value in extra.items() if other != name}
+    if name == "extra_headers" and extra[name]:
+        header = rng.choice(list(extra[name]))
+        return {**extra, name: {**extra[name], header: rng.choice(["1", "2"])}}
+    return rng.choice([rest, dict([*rest.items(), some_parameter(rng)]), {**rest, "extra_body": {name: extra[name]}}])
+
+
+def meaning(kit: OpenAIDeveloperKit, request: Any) -> Hashable:
+    """What leaves for the provider, without what is documented to be silent there."""
+    address = kit._address
+    sent = kit._arguments(request, stream=False)
+    extra = sent.pop("extra_body") or {}
+    body = {**sent, **extra}
+    body.pop("timeout", None)
+    headers = body.pop("extra_headers", None) or {}
+    kept = sorted((name.lower(), value) for name, value in headers.items() if name.lower() not in TRACING)
+    silent = SILENT_AT_OPENAI if address.is_openai else set()
+    shown = {name: value for name, value in body.items() if name not in silent}
+    return canonical({"url": address.url, "headers": kept, "body": shown, "model": request.config.response_model})
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "seed"), [(PAIRS, 20250101), pytest.param(120_000, 20250102, marks=pytest.mark.slow)]
+)
+def test_requests_that_share_an_entry_are_sent_alike(pairs, seed):
+    rng = random.Random(seed)
+    at = kits()
+
+    def prepared(kit: OpenAIDeveloperKit, settings: dict[str, Any]) -> tuple[bytes, Hashable]:
+        request = kit._prepare(ChatConfig(**settings))
+        return fingerprint(*request.identity.fields, request.identity.context), meaning(kit, request)
+
+    different = shared = 0
+    while different < pairs:
+        kit, settings = rng.choice(at), some_settings(rng)
+        digest, sent = prepared(kit, settings)
+        for _ in range(6):
+            other = prepared(kit if rng.random() < 0.8 else rng.choice(at), nearly(rng, settings))
+            if other[1] != sent:
+                different += 1
+                assert other[0] != digest, settings
+            shared += other[0] == digest
+    assert shared > pairs / 50, "equal requests occur too"
