@@ -7,6 +7,7 @@ Each is one async core (``Async…``) and a blocking face with the same methods;
 from __future__ import annotations
 
 from ractogateway.cache.protocol import CacheRequest
+from ractogateway.redis._limiter.reservations import AsyncReservation
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.blocking import RedisChatMemory, RedisExactCache, RedisRateLimiter, Reservation
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
@@ -22,7 +23,6 @@ from ractogateway.redis.config import (
 from ractogateway.redis.encryption import Encryption
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
-from ractogateway.redis.reservations import AsyncReservation
 
 __all__ = [
     "AsyncRedisChatMemory",

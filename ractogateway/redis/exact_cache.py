@@ -10,7 +10,8 @@ from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.protocol import CacheCounters, CacheRequest, CacheStats
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreError, StoreUnavailable
 from ractogateway.messages import LLMResponse
-from ractogateway.redis._cache_checks import (
+from ractogateway.redis._cache.answers import SealedAnswers
+from ractogateway.redis._cache.checks import (
     check_strength,
     check_wait,
     checked_items,
@@ -20,13 +21,12 @@ from ractogateway.redis._cache_checks import (
     tag_id_of,
     tag_ids_of,
 )
-from ractogateway.redis._cache_computing import Computations
-from ractogateway.redis._cache_counts import Counts
-from ractogateway.redis._cache_flights import FlightTable, Lookups, Question
-from ractogateway.redis._cache_near import NearCache
-from ractogateway.redis._cache_store import AnswerStore
+from ractogateway.redis._cache.computing import Computations
+from ractogateway.redis._cache.counts import Counts
+from ractogateway.redis._cache.flights import FlightTable, Lookups, Question
+from ractogateway.redis._cache.near import NearCache
+from ractogateway.redis._cache.store import AnswerStore
 from ractogateway.redis._core import Core
-from ractogateway.redis.answers import SealedAnswers
 from ractogateway.redis.compression import Compression, codec_called
 from ractogateway.redis.config import CacheOutage, RedisOptions
 from ractogateway.redis.encryption import Encryption, check_encryption

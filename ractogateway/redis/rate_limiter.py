@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from ractogateway._checks import check_duration, check_id, check_tokens, milliseconds
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreUnavailable
 from ractogateway.redis._core import Core
-from ractogateway.redis._slices import Slices
-from ractogateway.redis._without_redis import CONSEQUENCES, WithoutRedis
-from ractogateway.redis.charging import Attempt, charge, decision_of, decision_of_window
+from ractogateway.redis._limiter.charging import Attempt, charge, decision_of, decision_of_window
+from ractogateway.redis._limiter.reservations import AsyncReservation, Holding, PendingReservation
+from ractogateway.redis._limiter.slices import Slices
+from ractogateway.redis._limiter.waiting import Turn
+from ractogateway.redis._limiter.without_redis import CONSEQUENCES, WithoutRedis
 from ractogateway.redis.config import (
     BudgetLeases,
     LimiterOutage,
@@ -24,11 +26,9 @@ from ractogateway.redis.config import (
 from ractogateway.redis.keys import LimiterKeys, operation_id
 from ractogateway.redis.limits import Limits, Scope, scopes_of, together
 from ractogateway.redis.outage import OutageLog
-from ractogateway.redis.reservations import AsyncReservation, Holding, PendingReservation
 from ractogateway.redis.scripts import limiter_calls as calls
 from ractogateway.redis.scripts.limiter_calls import Operation
 from ractogateway.redis.transport import AsyncClient, TimeLimits
-from ractogateway.redis.waiting import Turn
 
 __all__ = ["AsyncRedisRateLimiter"]
 

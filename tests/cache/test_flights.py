@@ -18,8 +18,8 @@ from servers import Server, wait_until
 from ractogateway.errors import InvalidTypeError, StoreTimeout
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
-from ractogateway.redis import _cache_flights as flights
-from ractogateway.redis._cache_store import AnswerStore
+from ractogateway.redis._cache import flights
+from ractogateway.redis._cache.store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")

@@ -60,7 +60,7 @@ def test_a_computed_answer_carries_its_tags(make):
 
 
 def test_more_tagged_entries_than_one_script_looks_at(make, monkeypatch):
-    monkeypatch.setattr("ractogateway.redis._cache_store._SLICE", 7)
+    monkeypatch.setattr("ractogateway.redis._cache.store._SLICE", 7)
     cache = make("cache", ttl_seconds=60)
     cache.put_many([(ask(number), ANSWER) for number in range(40)], tags=["t"])
     cache.put_many([(ask(number), ANSWER) for number in range(5)])
@@ -161,7 +161,7 @@ def test_the_fleet_counts_together(make):
 
 
 def test_the_fleet_is_told_now_and_then(make, monkeypatch):
-    monkeypatch.setattr("ractogateway.redis._cache_counts._TELL_SECONDS", 0.01)
+    monkeypatch.setattr("ractogateway.redis._cache.counts._TELL_SECONDS", 0.01)
     one, other = make("cache", ttl_seconds=60), make("cache", ttl_seconds=60)
 
     def told() -> bool:

@@ -14,7 +14,7 @@ import zstandard
 from ractogateway.errors import InvalidTypeError, InvalidValueError, MissingExtraError
 from ractogateway.messages import LLMResponse, Usage
 from ractogateway.redis import AsyncRedisExactCache, Encryption, RedisExactCache, compression
-from ractogateway.redis.answers import SealedAnswers
+from ractogateway.redis._cache.answers import SealedAnswers
 from ractogateway.redis.compression import MAX_EXPANDED_BYTES, CannotExpand, codec_called
 from ractogateway.redis.envelope import BadEnvelope, Envelopes, Flaw
 

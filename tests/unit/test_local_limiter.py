@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.limiter_model import Decision, ExactLog, worst_window
 
-from ractogateway.redis._local_limiter import LocalBudget, LocalDecision, LocalSlidingWindow
+from ractogateway.redis._limiter.local_window import LocalBudget, LocalDecision, LocalSlidingWindow
 
 each = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -176,7 +176,7 @@ def test_threads_together_get_the_budget_and_no_more():
 def test_a_child_forked_while_the_lock_is_held_goes_on_from_the_usage_of_its_parent():
     program = """
         import os, threading
-        from ractogateway.redis._local_limiter import LocalSlidingWindow
+        from ractogateway.redis._limiter.local_window import LocalSlidingWindow
 
         limiter = LocalSlidingWindow()
         limiter.consume("u", 60, 100, 600.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
+from ractogateway.redis._limiter.reservations import AsyncReservation
 from ractogateway.redis.blocking.face import run_blocking
 from ractogateway.redis.config import RateLimitDecision
-from ractogateway.redis.reservations import AsyncReservation
 
 __all__ = ["Reservation"]
 

@@ -43,7 +43,7 @@ class Credentials:
         self._lock = threading.RLock()
         renewed_after_fork(self)
         if hasattr(provider, "on_next"):
-            reference = weakref.ref(self)
+            reference: weakref.ref[Credentials] = weakref.ref(self)
             provider.on_next(lambda token: _pass_on(reference, token))
 
     def renew_after_fork(self) -> None:

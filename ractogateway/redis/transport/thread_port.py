@@ -44,10 +44,14 @@ class ThreadPort(BlockingPort, RetryingPort):
     def is_cluster(self) -> bool:
         return self._endpoint.address.is_cluster
 
-    def run(self, call: Call[T]) -> Coroutine[Any, Any, T]:
+    # Not coroutine functions: one more coroutine around each call would cost as much as all else that is done here.
+
+    def run(self, call: Call[T]) -> Coroutine[Any, Any, T]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().run(call) if self._thread_runs() else self._spare_port().run(call)
 
-    def run_many(self, calls: Sequence[Call[Any]]) -> Coroutine[Any, Any, list[Any]]:
+    def run_many(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, calls: Sequence[Call[Any]]
+    ) -> Coroutine[Any, Any, list[Any]]:
         return super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls)
 
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from ractogateway.errors import StoreError, StoreUnavailable
-from ractogateway.redis.charging import decision_of
+from ractogateway.redis._limiter.charging import decision_of
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.limits import Scope
 from ractogateway.redis.outage import OutageLog

@@ -8,7 +8,7 @@ from typing import get_args
 
 from ractogateway._checks import check_share
 from ractogateway.errors import InvalidValueError
-from ractogateway.redis._local_limiter import LocalBudget, LocalDecision, LocalSlidingWindow
+from ractogateway.redis._limiter.local_window import LocalBudget, LocalDecision, LocalSlidingWindow
 from ractogateway.redis.config import LimiterOutage, RateLimitDecision
 from ractogateway.redis.limits import Limit, Scope, name_of
 

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import StoreError
 from ractogateway.messages import LLMResponse
-from ractogateway.redis._cache_store import Life
+from ractogateway.redis._cache.store import Life
 from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status

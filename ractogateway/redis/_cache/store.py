@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from ractogateway.cache.policy import jittered
 from ractogateway.messages import LLMResponse
-from ractogateway.redis._cache_counts import Counts
-from ractogateway.redis._cache_near import Copy, NearCache, depends_on
-from ractogateway.redis.answers import SealedAnswers
+from ractogateway.redis._cache.answers import SealedAnswers
+from ractogateway.redis._cache.counts import Counts
+from ractogateway.redis._cache.near import Copy, NearCache, depends_on
 from ractogateway.redis.envelope import BadEnvelope
 from ractogateway.redis.keys import CacheBuckets, CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls

@@ -11,7 +11,7 @@ from ractogateway._checks import check_id, check_jitter, check_ttl, milliseconds
 from ractogateway.cache.protocol import CacheRequest
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse
-from ractogateway.redis._cache_store import Life
+from ractogateway.redis._cache.store import Life
 from ractogateway.redis.keys import cache_tag_id
 from ractogateway.redis.stamps import MAX_TAGS
 

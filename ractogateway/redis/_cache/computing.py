@@ -11,9 +11,9 @@ from typing import Final
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
 from ractogateway.messages import LLMResponse
-from ractogateway.redis._cache_counts import Counts
-from ractogateway.redis._cache_flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply
-from ractogateway.redis._cache_store import AnswerStore
+from ractogateway.redis._cache.counts import Counts
+from ractogateway.redis._cache.flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply
+from ractogateway.redis._cache.store import AnswerStore
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
