@@ -224,16 +224,16 @@ def test_a_time_to_live_of_its_own(make):
 
 
 def test_a_computation_outlives_its_lease(make, monkeypatch):
-    monkeypatch.setattr("ractogateway.redis._cache_computing._LEASE_MS", 100)
-    monkeypatch.setattr("ractogateway.redis._cache_computing.BEAT_SECONDS", 0.02)
-    monkeypatch.setattr("ractogateway.redis._cache_flights.LEASE_SECONDS", 0.1)
+    monkeypatch.setattr("ractogateway.redis._cache_computing._LEASE_MS", 200)
+    monkeypatch.setattr("ractogateway.redis._cache_computing.BEAT_SECONDS", 0.03)
+    monkeypatch.setattr("ractogateway.redis._cache_flights.LEASE_SECONDS", 0.2)
     one, other, slow = make("cache", ttl_seconds=60), make("cache", ttl_seconds=60), Model(open_at_once=False)
     with callers(2) as call:
         first = call(one.get_or_compute, *REQUEST, slow)
         wait_until(lambda: slow.calls, what="one computing")
         second = call(other.get_or_compute, *REQUEST, never)
         with pytest.raises(TimeoutError):
-            second.result(0.25)
+            second.result(0.4)
         slow.gate.set()
         assert first.result(20.0) is ANSWER
         assert second.result(20.0).content == "Paris"
