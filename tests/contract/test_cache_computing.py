@@ -224,9 +224,9 @@ def test_a_time_to_live_of_its_own(make):
 
 
 def test_a_computation_outlives_its_lease(make, monkeypatch):
-    monkeypatch.setattr("ractogateway.redis._cache.computing._LEASE_MS", 150)
+    monkeypatch.setattr("ractogateway.redis._cache.computing._LEASE_MS", 200)
     monkeypatch.setattr("ractogateway.redis._cache.computing.BEAT_SECONDS", 0.03)
-    monkeypatch.setattr("ractogateway.redis._cache.flights.LEASE_SECONDS", 0.15)
+    monkeypatch.setattr("ractogateway.redis._cache.flights.LEASE_SECONDS", 0.2)
     one, other, slow = make("cache", ttl_seconds=60), make("cache", ttl_seconds=60), Model(open_at_once=False)
     with callers(2) as call:
         first = call(one.get_or_compute, *REQUEST, slow)
