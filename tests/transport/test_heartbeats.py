@@ -206,6 +206,37 @@ def test_a_heartbeat_keeps_no_connection_of_a_closed_object_open(any_server):
     heartbeat.stop()
 
 
+def test_a_loop_that_ends_is_left_with_nothing(any_server):
+    """Beats that fall due while the loop shuts down are not sent: they would open connections that nobody closes."""
+    run_script(
+        """
+        import asyncio, time
+        from probing import async_port
+        from ractogateway.redis.transport import plain_call
+
+        BEAT = plain_call(b"INCR", (b"beats",), (), bool, replay_safe=False)
+
+        async def slow_to_close():
+            try:
+                yield
+            finally:
+                for _ in range(50):
+                    await asyncio.sleep(0.001)
+
+        async def main():
+            kept = [async_port(URL).every(0.001, BEAT) for _ in range(20)]
+            generator = slow_to_close()
+            await anext(generator)
+            await asyncio.sleep(0.02)
+            return kept, generator
+
+        for _ in range(5):
+            asyncio.run(main())
+        """,
+        any_server.url,
+    )
+
+
 def test_forks_loops_and_exit(any_server):
     """A child keeps alive nothing of its parent's, a closed loop's beats are over, and nothing hangs or warns."""
     run_script(

@@ -595,7 +595,7 @@ def test_a_server_that_does_not_know_it():
 def test_a_connection_that_speaks_resp2_only(any_server, monkeypatch):
     """Such a server would agree to track, and never say a word."""
     build = addresses._build
-    monkeypatch.setattr(addresses, "_build", lambda url, _protocol: build(url, 2))
+    monkeypatch.setattr(addresses, "_build", lambda url, _protocol, credentials: build(url, 2, credentials))
     asyncio.run(use_without_tracking(Near(async_port(any_server.url)), "RESP3"))
 
 

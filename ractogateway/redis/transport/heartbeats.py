@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, cast
 
@@ -144,6 +144,8 @@ class LoopPacemaker(Pacemaker):
         super().__init__()
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._farewell: AsyncGenerator[None, None] | None = None
+        self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
         # Neither timers nor tasks belong to the request that happened to start a pulse.
         self._context = Context()
@@ -175,7 +177,19 @@ class LoopPacemaker(Pacemaker):
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._over:
+            return
+        if self._farewell is None:
+            self._farewell = _until_the_loop_ends(weakref.ref(self))
+            with contextlib.suppress(StopIteration):  # it has begun, and the loop knows of it
+                self._farewell.asend(None).send(None)
         self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._beat, context=self._context)
+
+    def end(self) -> None:
+        """The loop is shutting down: a beat now would connect anew, and leave the connection behind."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _beat(self) -> None:
         self._timer = None
@@ -193,6 +207,16 @@ class LoopPacemaker(Pacemaker):
         await pulse.perform()
         if not pulse.stopped:
             self._await(pulse)
+
+
+async def _until_the_loop_ends(reference: weakref.ref[LoopPacemaker]) -> AsyncGenerator[None, None]:
+    """Suspended until its loop shuts its asynchronous generators down, as asyncio.run does."""
+    try:
+        yield
+    finally:
+        pacemaker = reference()
+        if pacemaker is not None:
+            pacemaker.end()
 
 
 class ThreadPacemaker(Pacemaker):
