@@ -56,6 +56,8 @@ class Entry(NamedTuple):
         """Take a value apart; None if it is nothing that was stored, or (where one is given) not of this generation."""
         if generation is not None and not value.startswith(generation):
             return None
+        if value.startswith(_PLAINEST, GENERATION_BYTES):  # nearly always
+            return cls(value[_TAGS_AT + _HEAD_BYTES :], 0, 0, ())
         tags = tags_of(value)
         if tags is None:
             return None
@@ -89,3 +91,7 @@ def head(compute_ms: int, grace_ms: int) -> bytes:
 
 def _checksum(numbers: bytes) -> bytes:
     return zlib.crc32(numbers).to_bytes(4, "big")
+
+
+_PLAINEST: Final = b"\0" + head(0, 0)
+"""No tags, no time of grace, and nobody knows how long it took."""

@@ -6,7 +6,7 @@ A parser turns what Redis answered into plain values and judges nothing. Replies
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
@@ -187,14 +187,14 @@ def owner_of(keys: MemoryKeys) -> Call[bytes]:
 def read_window(keys: MemoryKeys, *, last: int, before: int | None) -> Call[Window]:
     """The pinned entries, and the last others (before a position), in whole turns."""
     arguments = (last, optional(before))
-    call = script_call(load("memory/window"), (keys.messages, keys.state), arguments, _window, replay_safe=True)
-    return replace(call, bulky=True)
+    names = (keys.messages, keys.state)
+    return script_call(load("memory/window"), names, arguments, _window, replay_safe=True, bulky=True)
 
 
 def read_changes(keys: MemoryKeys, *, since: int) -> Call[Delta]:
     """What happened after a revision."""
-    call = script_call(load("memory/changes"), (keys.messages, keys.state), (since,), _delta, replay_safe=True)
-    return replace(call, bulky=True)
+    names = (keys.messages, keys.state)
+    return script_call(load("memory/changes"), names, (since,), _delta, replay_safe=True, bulky=True)
 
 
 def claim_evicted(keys: MemoryKeys, *, token: bytes) -> Call[list[bytes]]:

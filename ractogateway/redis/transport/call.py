@@ -29,9 +29,10 @@ class Script:
         return cls(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
-@dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One command with its reply parser.
+    """One command with its reply parser. Not to be changed once it is made.
+
+    A dataclass of this kind, frozen, would take more than twice the time to make, and one is made for each command.
 
     Attributes:
         command: the whole command; keys and arguments are bytes, so nothing is left to an encoding.
@@ -39,17 +40,28 @@ class Call(Generic[T]):
         parse: turns the raw reply into the value that the core wants. Replies arrive as bytes, never decoded.
         replay_safe: running it twice has the effect and the reply of running it once, so it may be sent again when the
             outcome of the first try is unknown.
+        script: set when the command is an EVALSHA; the EVAL of the same call is sent where the server lacks the script.
         bulky: the reply may be large. It comes over a connection of its own, so that small replies need not wait for
             it.
-        script: set when the command is an EVALSHA; the EVAL of the same call is sent where the server lacks the script.
     """
 
-    command: Command
-    keys: tuple[bytes, ...]
-    parse: Callable[[Any], T]
-    replay_safe: bool
-    script: Script | None = None
-    bulky: bool = False
+    __slots__ = ("bulky", "command", "keys", "parse", "replay_safe", "script")
+
+    def __init__(
+        self,
+        command: Command,
+        keys: tuple[bytes, ...],
+        parse: Callable[[Any], T],
+        replay_safe: bool,
+        script: Script | None = None,
+        bulky: bool = False,
+    ) -> None:
+        self.command = command
+        self.keys = keys
+        self.parse = parse
+        self.replay_safe = replay_safe
+        self.script = script
+        self.bulky = bulky
 
     def as_eval(self) -> Command:
         """The same script call with the source instead of its SHA-1."""
@@ -65,9 +77,10 @@ def script_call(
     parse: Callable[[Any], T],
     *,
     replay_safe: bool,
+    bulky: bool = False,
 ) -> Call[T]:
     """A call of a Lua script: EVALSHA, all keys declared."""
-    return Call((b"EVALSHA", script.sha1, len(keys), *keys, *arguments), keys, parse, replay_safe, script)
+    return Call((b"EVALSHA", script.sha1, len(keys), *keys, *arguments), keys, parse, replay_safe, script, bulky)
 
 
 def plain_call(
