@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ractogateway import cache, errors, messages, openai_developer_kit, prompts, redis
+    from ractogateway import anthropic_developer_kit, cache, errors, messages, openai_developer_kit, prompts, redis
     from ractogateway.errors import RactoGatewayError
     from ractogateway.messages import ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
@@ -20,6 +20,7 @@ __all__ = [
     "Message",
     "RactoGatewayError",
     "RactoPrompt",
+    "anthropic_developer_kit",
     "cache",
     "errors",
     "messages",
