@@ -4,7 +4,7 @@
 
     from ractogateway import anthropic_developer_kit as claude
 
-    kit = claude.AnthropicDeveloperKit(model="claude-sonnet-4-5")
+    kit = claude.AnthropicDeveloperKit(model="claude-sonnet-5")
     print(kit.chat(claude.ChatConfig(user_message="Why is the sky blue?")).content)
 
 Importing this package does not import ``anthropic``; the first request that has to reach the provider does.

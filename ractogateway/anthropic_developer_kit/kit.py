@@ -39,16 +39,18 @@ class AnthropicDeveloperKit(DeveloperKit):
     A `ChatConfig` is written as for OpenAI: function tools, ``tool_calls`` and ``tool`` messages in the history, and
     the content parts ``text``, ``image_url`` and ``file`` are translated; anything else is taken for Anthropic's own
     shape and sent as it is. System messages of the history join the system prompt. `ChatConfig.extra` is merged into
-    the request's body and wins over the other fields; ``None`` leaves a parameter out (``{"temperature": None}`` for
-    models that accept none; Anthropic's highest is 1). It cannot set ``messages``, ``model`` or ``stream``. A
-    ``response_model`` uses the API's structured outputs.
+    the request's body and wins over the other fields; ``None`` leaves a parameter out. It cannot set ``messages``,
+    ``model`` or ``stream``. A ``response_model`` uses the API's structured outputs.
+
+    Anthropic's models from Opus 4.7, Sonnet 5 and Haiku 5 on refuse every temperature. They get one only from a config
+    that names it; the default of 0 is not sent, and their answers are stored as at 0, since nobody can ask for another.
 
     Everything else, threads, loops, closing and errors included, is as `OpenAIDeveloperKit` says.
     """
 
     def __init__(
         self,
-        model: str = "claude-sonnet-4-5",
+        model: str,
         *,
         api_key: str | None = None,
         base_url: str | None = None,

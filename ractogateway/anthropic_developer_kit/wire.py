@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,10 @@ _FINISH_REASONS = {
 }
 
 
+_TAKES_TEMPERATURE = re.compile(r"claude-(?:[23]\b|instant|(?:haiku|sonnet)-4\b|opus-4(?!\d|-[7-9](?!\d)))")
+"""The older models of Anthropic. Newer ones answer 400 to any temperature but their own."""
+
+
 def check_extra(extra: Mapping[str, Any]) -> None:
     """Refuse an ``output_config`` to which a format could not be added."""
     if not isinstance(flatten_extra(extra).get("output_config", {}), (Mapping, type(None))):
@@ -58,7 +63,7 @@ def call_arguments(
         raise InvalidValueError("there is nothing to send: user_message, attachments and history are empty")
     body: dict[str, Any] = {
         "max_tokens": config.max_tokens,
-        "temperature": config.temperature,
+        "temperature": _temperature(config, model),
         "system": "\n\n".join(conversation.system) or None,
         "tools": [_tool(tool) for tool in read_tools(config)] or None,
         **{name: value for name, value in extra.items() if name not in PER_CALL},
@@ -76,6 +81,12 @@ def call_arguments(
         "extra_body": body,
         **{name: extra[name] for name in PER_CALL if extra.get(name) is not None},
     }
+
+
+def _temperature(config: ChatConfig, model: str) -> float | None:
+    """What to ask for; None for a model that takes none, if the caller did not name one either."""
+    takes_none = "claude" in model and not _TAKES_TEMPERATURE.search(model)
+    return None if takes_none and "temperature" not in config.model_fields_set else config.temperature
 
 
 def _messages(conversation: Conversation) -> list[dict[str, Any]]:

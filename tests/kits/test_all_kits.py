@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -439,7 +440,7 @@ def test_bad_arguments_are_refused_at_once(wire, wrong):
 
 
 def test_anthropic_has_no_embeddings():
-    kit = claude.AnthropicDeveloperKit(api_key="k")
+    kit = claude.AnthropicDeveloperKit("m", api_key="k")
     with pytest.raises(UnsupportedByProvider, match="has no embeddings"):
         kit.embed("text")
     with pytest.raises(NotImplementedError):
@@ -491,6 +492,26 @@ def test_a_conversation_in_anthropics_words(ask, make, endpoint):
     assert body["tools"] == [
         {"name": "get_weather", "description": function["description"], "input_schema": function["parameters"]}
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [
+        *((model, True) for model in ("stand-in", "claude-3-5-haiku-latest", "claude-sonnet-4-6", "claude-haiku-4-5")),
+        *((f"claude-opus-4{rest}", True) for rest in ("", "-1", "-20250514", "-5-20251101", "-6")),
+        *((f"claude-{rest}", False) for rest in ("opus-4-7", "opus-4-8-20260101", "opus-5", "sonnet-5", "haiku-5-5")),
+        ("anthropic.claude-fable-5-1", False),
+    ],
+)
+@pytest.mark.parametrize("wire", ["anthropic"], indirect=True)
+def test_models_that_refuse_any_temperature_get_none_by_default(make, endpoint, model, sent):
+    kit = make(model, exact_cache=ExactMatchCache())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the SDK's, of some of these models
+        assert [kit.chat(HELLO).cached, kit.chat(HELLO).cached] == [False, True]
+        assert ("temperature" in endpoint.seen[-1].body) == sent
+        kit.chat(HELLO.model_copy(update={"temperature": 0.0, "max_tokens": 9}))
+    assert endpoint.seen[-1].body["temperature"] == 0.0
 
 
 @pytest.mark.parametrize("wire", ["anthropic"], indirect=True)
