@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ractogateway import anthropic_developer_kit, cache, errors, messages, openai_developer_kit, prompts, redis
+    from ractogateway import (
+        anthropic_developer_kit,
+        cache,
+        errors,
+        google_developer_kit,
+        messages,
+        openai_developer_kit,
+        prompts,
+        redis,
+    )
     from ractogateway.errors import RactoGatewayError
     from ractogateway.messages import ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
@@ -23,6 +32,7 @@ __all__ = [
     "anthropic_developer_kit",
     "cache",
     "errors",
+    "google_developer_kit",
     "messages",
     "openai_developer_kit",
     "prompts",

@@ -44,6 +44,7 @@ def check_in_process_cache() -> None:
 
 def check_missing_extras() -> None:
     from ractogateway.anthropic_developer_kit import AnthropicDeveloperKit
+    from ractogateway.google_developer_kit import GoogleDeveloperKit
     from ractogateway.openai_developer_kit import ChatConfig, OpenAIDeveloperKit
 
     config = ChatConfig(user_message="question")
@@ -51,6 +52,7 @@ def check_missing_extras() -> None:
         ("redis", lambda: importlib.import_module("ractogateway.redis")),
         ("redis", lambda: ractogateway.redis),
         ("anthropic", lambda: AnthropicDeveloperKit("m", api_key="a key").chat(config)),
+        ("google", lambda: GoogleDeveloperKit("m", api_key="a key").chat(config)),
         ("openai", lambda: OpenAIDeveloperKit(api_key="a key").chat(config)),
     ):
         told = what_is_missing(use)

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from ractogateway._demo.answers import Answer, answer, count_tokens, prompt_text
+from ractogateway._demo.answers import Answer, answer, count_tokens, embedding, prompt_text
 from ractogateway._demo.endpoint import StandInEndpoint, _made_to_fail
 from ractogateway._demo.http11 import Chunks, Request, send
 
@@ -22,6 +22,8 @@ class WireEndpoint(StandInEndpoint):
     """What the stand-ins for other providers share."""
 
     request_id_header = "request-id"
+    unauthorised = 401
+    """The status for a wrong key."""
 
     @property
     def base_url(self) -> str:
@@ -37,6 +39,7 @@ class WireEndpoint(StandInEndpoint):
             objection = _made_to_fail(chat["model"])
         if objection is not None:
             status, code, headers = objection
+            status = self.unauthorised if code == "authentication_error" else status
             error = self.error(status, code, f"No for {request.body!r} with key {self.key(request)!r}")
             await send(writer, status, error, headers={**self._ids_of(), **headers})
             return True
@@ -172,3 +175,99 @@ class AnthropicEndpoint(WireEndpoint):
             *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
             {"type": "content_block_stop", "index": index},
         ]
+
+
+# --- Google ----------------------------------------------------------------------------------------------------------
+
+_GOOGLE_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "tool_calls": "STOP"}
+_GOOGLE_CODES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
+_GOOGLE_PATH = re.compile(
+    r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|batchEmbedContents|embedContent)"
+)
+
+
+class GoogleEndpoint(WireEndpoint):
+    """``:generateContent``, ``:streamGenerateContent`` and ``:batchEmbedContents`` of models."""
+
+    request_id_header = "x-request-id"
+    unauthorised = 400
+
+    def key(self, request: Request) -> str:
+        return request.headers.get("x-goog-api-key", "")
+
+    def error(self, status: int, code: str, message: str) -> dict[str, Any]:
+        details = []
+        if code == "authentication_error":  # a wrong key is a bad request here
+            details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+        name = _GOOGLE_CODES.get(status, "INVALID_ARGUMENT")
+        return {"error": {"code": status, "message": message, "status": name, "details": details}}
+
+    def read(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
+        path, body = _GOOGLE_PATH.fullmatch(request.path), request.body or {}
+        if path is None:
+            return None, False
+        if "mbed" in path[2]:
+            requests = body.get("requests") or [body]
+            dimensions = requests[0].get("outputDimensionality") or 3072
+            texts = [each["content"]["parts"][0]["text"] for each in requests]
+            return {"model": path[1], "input": texts, "dimensions": dimensions}, False
+        settings = body.get("generationConfig", {})
+        chat = {"model": path[1], "messages": [], "max_tokens": settings.get("maxOutputTokens")}
+        chat["temperature"] = settings.get("temperature")
+        system = (
+            [{"role": "system", "parts": body["systemInstruction"]["parts"]}] if "systemInstruction" in body else []
+        )
+        for content in [*system, *body["contents"]]:
+            answered = any("functionResponse" in part for part in content["parts"])
+            role = {"model": "assistant"}.get(content["role"], "tool" if answered else content["role"])
+            chat["messages"].append({"role": role, "content": content["parts"]})
+        if body.get("tools"):
+            # The SDK spells this one as it is in Python, which JSON of protocol buffers allows.
+            chat["tools"] = [
+                {"type": "function", "function": {"name": one["name"], "parameters": one["parameters_json_schema"]}}
+                for tool in body["tools"]
+                for one in tool.get("functionDeclarations", [])
+            ]
+        if settings.get("responseMimeType") == "application/json":
+            chat["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"schema": settings["responseJsonSchema"]},
+            }
+        return chat, path[2] == "streamGenerateContent"
+
+    def vectors(self, chat: dict[str, Any]) -> dict[str, Any]:
+        return {"embeddings": [{"values": embedding(text, chat["dimensions"])} for text in chat["input"]]}
+
+    def _of(self, chat: dict[str, Any], parts: list[dict[str, Any]], **candidate: Any) -> dict[str, Any]:
+        content = {"role": "model", "parts": parts}
+        return {"candidates": [{"index": 0, "content": content, **candidate}], "modelVersion": chat["model"]}
+
+    def _pieces(self, said: Answer) -> list[dict[str, Any]]:
+        thoughts = [{"text": word, "thought": True} for word in words(said.thinking)]
+        texts = [{"text": word} for word in words(said.text or said.refusal)]
+        calls = [
+            {"functionCall": {"id": f"call_{index}", "name": name, "args": json.loads(arguments)}}
+            for index, (name, arguments) in enumerate(said.tool_calls)
+        ]
+        return [*thoughts, *texts, *calls]
+
+    def _ending(self, chat: dict[str, Any], said: Answer) -> tuple[str, dict[str, Any]]:
+        thoughts = count_tokens(said.thinking)
+        prompt = self.cost(chat)
+        usage = {
+            "promptTokenCount": prompt,
+            "cachedContentTokenCount": CACHED,
+            "candidatesTokenCount": said.tokens - thoughts,
+            "thoughtsTokenCount": thoughts,
+            "totalTokenCount": prompt + said.tokens,
+        }
+        return "SAFETY" if said.refusal else _GOOGLE_REASONS[said.finish_reason], usage
+
+    def whole(self, chat: dict[str, Any], said: Answer) -> dict[str, Any]:
+        reason, usage = self._ending(chat, said)
+        return {**self._of(chat, self._pieces(said), finishReason=reason), "usageMetadata": usage}
+
+    def events(self, chat: dict[str, Any], said: Answer) -> list[tuple[None, dict[str, Any]]]:
+        reason, usage = self._ending(chat, said)
+        pieces = [self._of(chat, [piece]) for piece in self._pieces(said)]
+        return [(None, each) for each in [*pieces, {**self._of(chat, [], finishReason=reason), "usageMetadata": usage}]]

@@ -45,7 +45,7 @@ __all__ = [
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{1,63}")
 """What an error code looks like; anything else in its place may be text."""
 
-_HTTP_LIBRARIES = frozenset({"anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "ssl"})
+_HTTP_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "ssl"})
 """Whose errors the SDK lets through, some of them in the middle of a stream only."""
 
 _LATE = "the provider did not answer in time"
@@ -121,7 +121,7 @@ def translate(error: Exception, package: str) -> RactoGatewayError | None:
 
 def on_the_way(error: Exception) -> ProviderError | None:
     """What happens to any connection, whichever SDK let it through."""
-    if "TimeoutException" in {kind.__name__ for kind in type(error).__mro__}:
+    if isinstance(error, TimeoutError) or "TimeoutException" in {kind.__name__ for kind in type(error).__mro__}:
         return ProviderTimeout(_LATE)
     if type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES or isinstance(error, OSError):
         return ProviderConnectionError(_BROKEN)

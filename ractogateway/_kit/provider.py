@@ -76,7 +76,7 @@ class Provider(Protocol):
         ...
 
     def open(self, client: Any, arguments: dict[str, Any]) -> Events:
-        """Ask for a stream. The request is made here, not when the first event is read."""
+        """Ask for a stream. The request is made here, or when the first event is read."""
         ...
 
     def aopen(self, client: Any, arguments: dict[str, Any]) -> Awaitable[AsyncEvents]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from wire_endpoints import CACHED, AnthropicEndpoint
+from wire_endpoints import CACHED, AnthropicEndpoint, GoogleEndpoint
 
 from ractogateway import ChatConfig, RactoPrompt
 from ractogateway import anthropic_developer_kit as claude
+from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway._demo.answers import count_tokens
 from ractogateway._demo.endpoint import StandInEndpoint
@@ -34,6 +36,7 @@ from ractogateway.errors import (
     StructuredOutputError,
     UnsupportedByProvider,
 )
+from ractogateway.google_developer_kit.failures import translate
 from ractogateway.messages import FinishReason
 
 HELLO = ChatConfig(user_message="Why is the sky blue?")
@@ -72,12 +75,21 @@ class Wire:
     url_variable: str
     cached: int = 0
     """Tokens of each prompt that the stand-in says came from the provider's own cache."""
+    unauthorised: int = 401
 
 
 WIRES = {
     "openai": Wire(gpt.OpenAIDeveloperKit, StandInEndpoint, "OPENAI_API_KEY", "OPENAI_BASE_URL"),
     "anthropic": Wire(
         claude.AnthropicDeveloperKit, AnthropicEndpoint, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", cached=CACHED
+    ),
+    "google": Wire(
+        gemini.GoogleDeveloperKit,
+        GoogleEndpoint,
+        "GEMINI_API_KEY",
+        "GOOGLE_GEMINI_BASE_URL",
+        cached=CACHED,
+        unauthorised=400,
     ),
 }
 
@@ -238,10 +250,10 @@ def test_a_status_is_an_error_of_our_tree(asks, make, status, kind):
         assert (e.value.__cause__, e.value.__context__) == (None, None)
 
 
-def test_a_wrong_key_is_an_authentication_error_that_shows_nothing(ask, make):
+def test_a_wrong_key_is_an_authentication_error_that_shows_nothing(ask, wire, make):
     with pytest.raises(ProviderAuthenticationError) as e:
         ask(make(api_key="CANARY-key"), HELLO.model_copy(update={"user_message": "CANARY"}))
-    assert e.value.status == 401
+    assert e.value.status == wire.unauthorised
     assert "CANARY" not in repr(e.value)
 
 
@@ -447,6 +459,20 @@ def test_anthropic_has_no_embeddings():
         asyncio.run(kit.aembed("text"))
 
 
+@pytest.mark.parametrize("wire", ["openai", "google"], indirect=True)
+def test_texts_become_vectors(make):
+    kit = make()
+    one, two = kit.embed(["one", "two"], dimensions=8)
+    assert len(one) == len(two) == 8
+    assert one != two
+    assert kit.embed("one", dimensions=8) == [one]
+    assert asyncio.run(kit.aembed(["two", "one"], dimensions=8)) == [two, one]
+    with pytest.raises(ProviderRateLimited):
+        kit.embed("one", model="error-429")
+    with pytest.raises(InvalidValueError):
+        kit.embed([])
+
+
 @pytest.mark.parametrize("wire", ["anthropic"], indirect=True)
 def test_a_conversation_in_anthropics_words(ask, make, endpoint):
     history = [
@@ -519,6 +545,67 @@ def test_a_long_answer_may_be_asked_for_whole(make, endpoint):
     # By itself the SDK refuses what might take longer than its default timeout.
     assert make().chat(HELLO.model_copy(update={"max_tokens": 200_000})).content
     assert endpoint.seen[-1].body["max_tokens"] == 200_000
+
+
+@pytest.mark.parametrize("wire", ["google"], indirect=True)
+def test_a_conversation_in_googles_words(ask, make, endpoint):
+    history = [{"role": "system", "content": "Be brief."}, *AFTER_TOOLS.history, {"role": "model", "content": "Wet."}]
+    parts = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "https://example.com/a.pdf"}},
+        {"text": "native"},
+    ]
+    config = ChatConfig(user_message="And now?", history=history, tools=[WEATHER], attachments=parts, extra={"seed": 7})
+    ask(make(default_prompt=PROMPT), config)
+
+    # Names in both spellings are one to this API, and the SDK mixes them.
+    sent = json.dumps(endpoint.seen[-1].body)
+    body = json.loads(re.sub(r'"\w+":', lambda name: re.sub("([A-Z])", r"_\1", name[0]).lower(), sent))
+    assert body["system_instruction"]["parts"] == [{"text": f"{PROMPT.compile()}\n\nBe brief."}]
+    call = {"name": "get_weather", "args": {"city": "Oslo"}}
+    result = {"name": "get_weather", "response": {"result": "rain"}}
+    assert body["contents"] == [
+        {"role": "user", "parts": [{"text": "Use get_weather for Oslo and Rome"}]},
+        {"role": "model", "parts": [{"function_call": {**call, "id": "c1"}}, {"function_call": {**call, "id": "c2"}}]},
+        {
+            "role": "user",
+            "parts": [
+                {"function_response": {**result, "id": "c1"}},
+                {"function_response": {**result, "id": "c2", "response": {"result": "sun"}}},
+            ],
+        },
+        {"role": "model", "parts": [{"text": "Wet."}]},
+        {
+            "role": "user",
+            "parts": [
+                {"text": "And now?"},
+                {"inline_data": {"mime_type": "image/png", "data": "AAAA"}},
+                {"file_data": {"mime_type": "application/pdf", "file_uri": "https://example.com/a.pdf"}},
+                {"text": "native"},
+            ],
+        },
+    ]
+    assert body["generation_config"]["seed"] == 7
+
+
+@pytest.mark.parametrize("extra", [{"topK": 1}, {"no_such_field": "CANARY"}, {"http_options": {}}, {"extra_body": {}}])
+@pytest.mark.parametrize("wire", ["google"], indirect=True)
+def test_extra_holds_fields_of_googles_config(ask, make, endpoint, extra):
+    with pytest.raises(InvalidValueError) as e:
+        ask(make(), HELLO.model_copy(update={"extra": extra}))
+    assert "CANARY" not in str(e.value)
+    assert endpoint.requests == 0
+
+
+def test_google_says_in_its_body_when_to_come_back():
+    from google.genai.errors import ClientError
+
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17.5s"}]
+    body = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "CANARY", "details": details}}
+    error = translate(ClientError(429, body))
+    assert isinstance(error, ProviderRateLimited)
+    assert (error.status, error.retry_after_seconds) == (429, 17.5)
+    assert str(error) == "the provider answered with HTTP status 429 (RESOURCE_EXHAUSTED)"
 
 
 @pytest.mark.parametrize(

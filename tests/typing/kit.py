@@ -10,6 +10,7 @@ from pydantic import BaseModel
 import ractogateway
 from ractogateway import ChatConfig, LLMResponse, Message, RactoPrompt
 from ractogateway import anthropic_developer_kit as claude
+from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import ProviderError, ProviderRateLimited
@@ -73,6 +74,14 @@ async def other_providers(kit: claude.AnthropicDeveloperKit) -> None:
         assert_type(chunk, claude.StreamChunk)
     with kit as same:
         assert_type(same, claude.AnthropicDeveloperKit)
+
+
+async def google(kit: gemini.GoogleDeveloperKit) -> None:
+    gemini.GoogleDeveloperKit("m", api_key="k", base_url="http://h", default_prompt=PROMPT, exact_cache=None)
+    assert_type(gemini.Chat(model="m"), gemini.GoogleDeveloperKit)
+    assert_type(await kit.achat(CONFIG), LLMResponse)
+    assert_type(kit.embed(["one", "two"], dimensions=8), list[list[float]])
+    assert_type(await kit.aembed("text"), list[list[float]])
 
 
 def no_embeddings(kit: claude.AnthropicDeveloperKit) -> NoReturn:
