@@ -130,7 +130,10 @@ def read_conversation(config: ChatConfig, system_prompt: str) -> Conversation:
             _add(conversation, from_assistant=False, parts=[Result(call_id, name, _result_text(content))])
             continue
         parts = list(_parts(content))
-        for call in map(_call, shape.get("tool_calls") or []):
+        calls = shape.get("tool_calls") or []
+        if not isinstance(calls, (list, tuple)):
+            raise InvalidTypeError(f"history holds tool_calls that are no list but {type(calls).__name__}")
+        for call in map(_call, calls):
             names[call.id] = call.name
             parts.append(call)
         _add(conversation, from_assistant=role in _OF_ASSISTANT, parts=parts)
@@ -149,6 +152,8 @@ def read_tools(config: ChatConfig) -> Iterator[Function | Native]:
         name, parameters = function.get("name"), function.get("parameters")
         if not isinstance(name, str) or not name:
             raise InvalidValueError("a tool of type function needs a name")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise InvalidTypeError("the parameters of a tool must be a JSON Schema, a mapping")
         empty = {"type": "object", "properties": {}}
         yield Function(name, function.get("description"), dict(parameters or empty), function.get("strict"))
 
@@ -192,8 +197,10 @@ def _media(address: object) -> Media:
     return Media(url=address)
 
 
-def _call(call: Mapping[str, Any]) -> Call:
-    function = call.get("function") or {}
+def _call(call: object) -> Call:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        raise InvalidTypeError("history holds a tool call that is no mapping with a function, as OpenAI's are")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

@@ -46,7 +46,7 @@ class GoogleProvider:
 
     def check(self, config: ChatConfig) -> None:
         check_extra(config.extra, reserved=wire.RESERVED)
-        wire.check_names(config.extra)
+        wire.check_fields(config.extra)
 
     def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:  # noqa: ARG002 - two methods, with the same arguments
         response_model = config.response_model

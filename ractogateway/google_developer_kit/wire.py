@@ -8,7 +8,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from ractogateway._kit.arguments import check_texts
+from ractogateway._kit.arguments import check_seconds, check_texts
 from ractogateway._kit.conversation import Call, Function, Media, Part, Result, Text, read_conversation, read_tools
 from ractogateway._kit.reading import count, make_tool_call, text_of
 from ractogateway.errors import InvalidValueError, ProviderError
@@ -18,7 +18,7 @@ from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCal
 __all__ = [
     "RESERVED",
     "call_arguments",
-    "check_names",
+    "check_fields",
     "embedding_arguments",
     "finish_reason",
     "parts_of",
@@ -71,8 +71,12 @@ _FINISH_REASONS = {
 }
 
 
-def check_names(extra: Mapping[str, Any]) -> None:
-    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks."""
+def check_fields(extra: Mapping[str, Any]) -> None:
+    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks; and a timeout
+    for another HTTP library.
+    """
+    if extra.get("timeout") is not None:
+        check_seconds("extra['timeout']", extra["timeout"])
     if any(name != name.lower() for name in extra):
         raise InvalidValueError("extra must name the fields of GenerateContentConfig in snake_case")
 
