@@ -222,9 +222,15 @@ class GoogleEndpoint(WireEndpoint):
             role = {"model": "assistant"}.get(content["role"], "tool" if answered else content["role"])
             chat["messages"].append({"role": role, "content": content["parts"]})
         if body.get("tools"):
-            # The SDK spells this one as it is in Python, which JSON of protocol buffers allows.
+            # Versions of the SDK differ in how they spell this one; the API takes both.
             chat["tools"] = [
-                {"type": "function", "function": {"name": one["name"], "parameters": one["parameters_json_schema"]}}
+                {
+                    "type": "function",
+                    "function": {
+                        "name": one["name"],
+                        "parameters": one.get("parametersJsonSchema") or one["parameters_json_schema"],
+                    },
+                }
                 for tool in body["tools"]
                 for one in tool.get("functionDeclarations", [])
             ]

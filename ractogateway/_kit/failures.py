@@ -177,7 +177,10 @@ def from_event(code: str = "", *, request_id: str | None = None) -> ProviderErro
 
 
 def _code(error: Any) -> str:
-    return shown_code(getattr(error, "code", None), getattr(error, "type", None))
+    body = getattr(error, "body", None)
+    inner = body.get("error") if isinstance(body, Mapping) else None  # where older versions of an SDK leave it
+    told = inner.get("type") if isinstance(inner, Mapping) else None
+    return shown_code(getattr(error, "code", None), getattr(error, "type", None), told)
 
 
 def shown_code(*values: object) -> str:

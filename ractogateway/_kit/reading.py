@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ractogateway.messages import ToolCall
@@ -28,7 +29,8 @@ def make_tool_call(call_id: object, name: object, written: object, index: int) -
 
 def count(holder: Any, name: str) -> int:
     """A token count of a provider's usage object; 0 where it says nothing."""
-    value = getattr(holder, name, None)
+    # A mapping: what the installed SDK has not heard of yet.
+    value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
     return value if isinstance(value, int) and value > 0 else 0
 
 
