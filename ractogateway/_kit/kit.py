@@ -213,6 +213,7 @@ class DeveloperKit:
             provider=self._provider.name,
             base_url=self._provider.address_key,
             silent=self._provider.silent,
+            variant=self._provider.variant(config, self._model),
         )
         return _Request(config, identity)
 

@@ -63,6 +63,10 @@ class Provider(Protocol):
         """Refuse what cannot be sent, before anybody is asked."""
         ...
 
+    def variant(self, config: ChatConfig, model: str) -> str | None:
+        """What tells requests apart whose configs have equal fields, but which are sent differently; else None."""
+        ...
+
     def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""
         ...

@@ -58,6 +58,9 @@ class AnthropicProvider:
         check_extra(config.extra, reserved=wire.RESERVED)
         wire.check_extra(config.extra)
 
+    def variant(self, config: ChatConfig, model: str) -> str | None:
+        return "temperature sent" if wire.insists_on_temperature(config, model) else None
+
     def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
         response_model = config.response_model
         return wire.call_arguments(

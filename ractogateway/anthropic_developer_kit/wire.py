@@ -24,7 +24,15 @@ from ractogateway._kit.request import flatten_extra
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ProviderError
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
-__all__ = ["RESERVED", "call_arguments", "check_extra", "finish_reason", "read_message", "read_usage"]
+__all__ = [
+    "RESERVED",
+    "call_arguments",
+    "check_extra",
+    "finish_reason",
+    "insists_on_temperature",
+    "read_message",
+    "read_usage",
+]
 
 RESERVED = ("messages", "model", "stream")
 _PDF = "application/pdf"
@@ -83,10 +91,18 @@ def call_arguments(
     }
 
 
+def insists_on_temperature(config: ChatConfig, model: str) -> bool:
+    """Whether ``config`` names a temperature for a model that takes none."""
+    return _takes_none(model) and "temperature" in config.model_fields_set
+
+
 def _temperature(config: ChatConfig, model: str) -> float | None:
     """What to ask for; None for a model that takes none, if the caller did not name one either."""
-    takes_none = "claude" in model and not _TAKES_TEMPERATURE.search(model)
-    return None if takes_none and "temperature" not in config.model_fields_set else config.temperature
+    return None if _takes_none(model) and not insists_on_temperature(config, model) else config.temperature
+
+
+def _takes_none(model: str) -> bool:
+    return "claude" in model and not _TAKES_TEMPERATURE.search(model)
 
 
 def _messages(conversation: Conversation) -> list[dict[str, Any]]:

@@ -48,6 +48,9 @@ class GoogleProvider:
         check_extra(config.extra, reserved=wire.RESERVED)
         wire.check_fields(config.extra)
 
+    def variant(self, config: ChatConfig, model: str) -> None:
+        """Equal configs are sent alike."""
+
     def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:  # noqa: ARG002 - two methods, with the same arguments
         response_model = config.response_model
         schema = None if response_model is None else sdk.json_schema(response_model)

@@ -41,6 +41,9 @@ class OpenAIProvider:
     def check(self, config: ChatConfig) -> None:
         check_extra(config.extra, reserved=wire.RESERVED)
 
+    def variant(self, config: ChatConfig, model: str) -> None:
+        """Equal configs are sent alike."""
+
     def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
         response_model = config.response_model
         return wire.call_arguments(

@@ -107,6 +107,8 @@ def test_models_that_refuse_any_temperature_get_none_by_default(make, endpoint, 
         warnings.simplefilter("ignore", DeprecationWarning)  # the SDK's, of some of these models
         assert [kit.chat(HELLO).cached, kit.chat(HELLO).cached] == [False, True]
         assert ("temperature" in endpoint.seen[-1].body) == sent
+        # Sent differently, so another entry.
+        assert kit.chat(HELLO.model_copy(update={"temperature": 0.0})).cached == sent
         kit.chat(HELLO.model_copy(update={"temperature": 0.0, "max_tokens": 9}))
     assert endpoint.seen[-1].body["temperature"] == 0.0
 
