@@ -83,7 +83,7 @@ def wheel(session: nox.Session) -> None:
     session.install("pydantic", "anyio")
     with session.chdir(session.create_tmp()):
         session.run("python", "-I", str(smoke_test), "bare")
-        session.install(f"{built}[openai,embedded]")
+        session.install(f"{built}[openai,anthropic,google,embedded]")
         session.run("python", "-I", str(smoke_test), "full")
 
 

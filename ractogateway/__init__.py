@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ractogateway import cache, errors, messages, openai_developer_kit, prompts, redis
+    from ractogateway import (
+        anthropic_developer_kit,
+        cache,
+        errors,
+        google_developer_kit,
+        messages,
+        openai_developer_kit,
+        prompts,
+        redis,
+    )
     from ractogateway.errors import RactoGatewayError
     from ractogateway.messages import ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
@@ -20,8 +29,10 @@ __all__ = [
     "Message",
     "RactoGatewayError",
     "RactoPrompt",
+    "anthropic_developer_kit",
     "cache",
     "errors",
+    "google_developer_kit",
     "messages",
     "openai_developer_kit",
     "prompts",

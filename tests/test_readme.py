@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from code_blocks import Block, blocks, documented_server, run_script
 from servers import Server
+from wire_endpoints import AnthropicEndpoint, GoogleEndpoint
 
 from ractogateway._demo.endpoint import StandInEndpoint
 from ractogateway.errors import InvalidValueError
@@ -35,9 +36,20 @@ def localhost() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[dict[str, str]]:
-    """What stands for OpenAI: the environment that leads the official SDK there."""
-    with StandInEndpoint(api_key="a key") as endpoint:
-        yield {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "a key"}
+    """What stands for the providers: the environment that leads the official SDKs there."""
+    with (
+        StandInEndpoint(api_key="a key") as endpoint,
+        AnthropicEndpoint(api_key="a key") as anthropic,
+        GoogleEndpoint(api_key="a key") as google,
+    ):
+        yield {
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "a key",
+            "ANTHROPIC_BASE_URL": anthropic.base_url,
+            "ANTHROPIC_API_KEY": "a key",
+            "GOOGLE_GEMINI_BASE_URL": google.base_url,
+            "GEMINI_API_KEY": "a key",
+        }
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
@@ -78,7 +90,7 @@ def test_the_two_commands():
 def test_every_extra_exists():
     named = set(re.findall(r"ractogateway\[([a-z,]+)\]", README.read_text()))
     table = set(re.findall(r"^\| `(\w+)` \|", README.read_text().partition("| extra |")[2], re.MULTILINE))
-    assert {"redis", "openai", "embedded", "all"} <= table
+    assert {"redis", "openai", "anthropic", "google", "embedded", "all"} <= table
     assert named | table <= set(PROJECT["optional-dependencies"])
 
 

@@ -75,13 +75,14 @@ class Chunks:
         self._writer.write(_head(HTTPStatus.OK, named))
         await self._writer.drain()
 
-    async def event(self, data: object) -> None:
+    async def event(self, data: object, *, name: str | None = None) -> None:
         """Send one event: a string as it is, anything else as JSON.
 
         Raises:
             ConnectionError: The peer has gone.
         """
-        raw = f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
+        head = "" if name is None else f"event: {name}\n"
+        raw = f"{head}data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
         self._writer.write(b"%x\r\n%b\r\n" % (len(raw), raw))
         await self._writer.drain()
 

@@ -156,6 +156,7 @@ def identify(
     provider: str | None = None,
     base_url: str | None = None,
     silent: frozenset[str] = frozenset(),
+    variant: str | None = None,
 ) -> RequestIdentity:
     """The identity of ``config`` sent to ``model``.
 
@@ -166,6 +167,7 @@ def identify(
         provider: Who answers; None for OpenAI, whose plain requests the five-argument form stands for.
         base_url: Where, when it is not the provider's default address.
         silent: Keys of ``extra`` which this provider, at this address, documents as without influence on the answer.
+        variant: What a provider does differently with an equal config, see `Provider.variant`.
 
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
     """
@@ -177,6 +179,7 @@ def identify(
         "extra": _shaping(config.extra, silent),
         "provider": provider,
         "base_url": base_url,
+        "variant": variant,
     }
     context = {name: value for name, value in everything_else.items() if value is not None and value not in ([], {})}
     return RequestIdentity(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ractogateway._kit.reading import make_tool_call
 from ractogateway.errors import ProviderConnectionError
 from ractogateway.messages import LLMResponse, StreamChunk
-from ractogateway.openai_developer_kit.wire import finish_reason, make_tool_call, read_usage, thinking_of
+from ractogateway.openai_developer_kit.wire import finish_reason, read_usage, thinking_of
 
 __all__ = ["StreamCollector"]
 

@@ -6,33 +6,27 @@ add their own and fill others with odd types. What cannot be read at all raises 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ractogateway._checks import check_text
+from ractogateway._kit.arguments import PER_CALL, check_texts
+from ractogateway._kit.reading import count, make_tool_call, text_of
 from ractogateway._kit.request import flatten_extra, history_shapes
-from ractogateway.errors import InvalidTypeError, InvalidValueError, ProviderError
+from ractogateway.errors import ProviderError
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
 __all__ = [
+    "RESERVED",
     "call_arguments",
-    "check_extra",
-    "check_seconds",
     "embedding_arguments",
     "finish_reason",
-    "make_tool_call",
     "read_completion",
     "read_embeddings",
     "read_usage",
     "thinking_of",
 ]
 
-_RESERVED = ("messages", "model", "stream")
-_PER_CALL = ("extra_headers", "extra_query", "timeout")
-"""Keys of ``extra`` that are arguments of the SDK's call and no part of the request's body."""
-_LONGEST_SECONDS = 86_400.0
-_LARGEST_SHOWN = 2**64
+RESERVED = ("messages", "model", "stream")
 _LIMITS = ("max_completion_tokens", "max_tokens")
 
 _FINISH_REASONS = {
@@ -47,48 +41,6 @@ _FINISH_REASONS = {
     "max_tokens": FinishReason.LENGTH,
     "error": FinishReason.ERROR,
 }
-
-
-def check_extra(extra: Mapping[str, Any]) -> None:
-    """Refuse an ``extra`` that would replace what the kit itself decides, or that has no place in a call."""
-    _check_mapping(extra, "extra_body")
-    flat = flatten_extra(extra)
-    for name in ("extra_headers", "extra_query"):
-        _check_mapping(flat, name)
-    _check_headers(flat.get("extra_headers") or {})
-    timeout = flat.get("timeout")
-    # The HTTP library's own Timeout is told by its name: there have been two of these libraries.
-    if timeout is not None and type(timeout).__name__ != "Timeout":
-        check_seconds("extra['timeout']", timeout)
-    taken = [name for name in _RESERVED if name in flat]
-    if taken:
-        raise InvalidValueError(f"extra must not set {' or '.join(taken)}: the kit and the ChatConfig do")
-
-
-def _check_mapping(extra: Mapping[str, Any], name: str) -> None:
-    if not isinstance(extra.get(name, {}), (Mapping, type(None))):
-        raise InvalidTypeError(f"extra[{name!r}] must be a mapping, not {type(extra[name]).__name__}")
-
-
-def _check_headers(headers: Mapping[Any, Any]) -> None:
-    for name, value in headers.items():
-        if not isinstance(name, str):
-            raise InvalidTypeError(f"extra['extra_headers'] must have keys of type str, not {type(name).__name__}")
-        # The HTTP library notices too, but as an error of the connection. Values may also be the SDK's own markers.
-        if any(character in text for text in (name, value) if isinstance(text, str) for character in "\r\n\0"):
-            raise InvalidValueError("extra['extra_headers'] must not hold line breaks or NUL")
-
-
-def check_seconds(name: str, value: object) -> float:
-    """How long to wait: more than nothing and at most a day."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value <= _LONGEST_SECONDS:
-        # Python refuses to write very large ints in decimal.
-        huge = isinstance(value, int) and abs(value) > _LARGEST_SHOWN
-        shown = f"an int of {int(value).bit_length()} bits" if huge else repr(value)
-        raise InvalidValueError(f"{name} must be positive and finite, at most 86400 seconds, not {shown}")
-    return float(value)
 
 
 def call_arguments(
@@ -115,13 +67,13 @@ def call_arguments(
     extra = flatten_extra(config.extra)
     if any(name in extra for name in _LIMITS):
         del arguments[limit_name]
-    body = {name: value for name, value in extra.items() if name not in _PER_CALL}
+    body = {name: value for name, value in extra.items() if name not in PER_CALL}
     arguments = {name: value for name, value in arguments.items() if value is not None and name not in body}
     stream_options = body.pop("stream_options", None) or {}
     if stream:
         # Without it a stream says nothing of what it cost.
         arguments["stream_options"] = {**stream_options, "include_usage": True}
-    arguments.update({name: extra[name] for name in _PER_CALL if extra.get(name) is not None})
+    arguments.update({name: extra[name] for name in PER_CALL if extra.get(name) is not None})
     arguments["extra_body"] = {name: value for name, value in body.items() if value is not None} or None
     return {"model": model, "messages": _messages(config, system_prompt), "stream": stream, **arguments}
 
@@ -149,9 +101,9 @@ def read_completion(completion: Any) -> LLMResponse:
     if message is None:
         raise ProviderError("the provider's answer is not a chat completion")
     calls = [_tool_call(call, index) for index, call in enumerate(getattr(message, "tool_calls", None) or [])]
-    refusal = _text(getattr(message, "refusal", None))
+    refusal = text_of(getattr(message, "refusal", None))
     return LLMResponse(
-        content=_text(getattr(message, "content", None)) or refusal,
+        content=text_of(getattr(message, "content", None)) or refusal,
         thinking=thinking_of(message),
         tool_calls=calls,
         finish_reason=finish_reason(
@@ -159,7 +111,7 @@ def read_completion(completion: Any) -> LLMResponse:
         ),
         usage=read_usage(getattr(completion, "usage", None)),
         raw=completion,
-        model=_text(getattr(completion, "model", None)),
+        model=text_of(getattr(completion, "model", None)),
     )
 
 
@@ -184,60 +136,31 @@ def _tool_call(call: Any, index: int) -> ToolCall:
     return make_tool_call(getattr(call, "id", None), name, written, index)
 
 
-def make_tool_call(call_id: object, name: object, written: object, index: int) -> ToolCall:
-    """A tool call from its parts. Arguments that are no JSON object stay as text, with ``arguments`` empty."""
-    text = written if isinstance(written, str) else json.dumps(written) if isinstance(written, dict) else ""
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
-    return ToolCall(
-        # Some servers give calls no id; a result must name the call it answers all the same.
-        id=_text(call_id) or f"call_{index}",
-        name=_text(name) or "",
-        arguments=parsed if isinstance(parsed, dict) else {},
-        arguments_json=text,
-    )
-
-
 def thinking_of(message: Any) -> str | None:
     """The visible reasoning of a message or a delta: ``reasoning_content`` (DeepSeek, vLLM) or ``reasoning``
     (OpenRouter).
 
     OpenAI itself shows none over this protocol.
     """
-    return _text(getattr(message, "reasoning_content", None)) or _text(getattr(message, "reasoning", None))
+    return text_of(getattr(message, "reasoning_content", None)) or text_of(getattr(message, "reasoning", None))
 
 
 def read_usage(usage: Any) -> Usage:
     """Token counts as billed; zero where the provider said nothing."""
-    prompt = _count(usage, "prompt_tokens")
-    completion = _count(usage, "completion_tokens")
+    prompt = count(usage, "prompt_tokens")
+    completion = count(usage, "completion_tokens")
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=_count(usage, "total_tokens") or prompt + completion,
-        cached_tokens=_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
-        reasoning_tokens=_count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
+        total_tokens=count(usage, "total_tokens") or prompt + completion,
+        cached_tokens=count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+        reasoning_tokens=count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
     )
-
-
-def _count(holder: Any, name: str) -> int:
-    value = getattr(holder, name, None)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def embedding_arguments(texts: object, *, model: str, dimensions: int | None) -> dict[str, Any]:
     """Keyword arguments for the SDK's ``embeddings.create``."""
-    if not isinstance(texts, str) and (not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray))):
-        raise InvalidTypeError(f"texts must be a str or a sequence of str, not {type(texts).__name__}")
-    items = [texts] if isinstance(texts, str) else [check_text("each of texts", text) for text in texts]
-    if not items:
-        raise InvalidValueError("texts must not be empty")
+    items = check_texts(texts)
     # Floats, not the SDK's default of base64, which not every compatible server knows.
     arguments: dict[str, Any] = {"model": model, "input": items, "encoding_format": "float"}
     return arguments if dimensions is None else {**arguments, "dimensions": dimensions}

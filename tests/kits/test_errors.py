@@ -18,6 +18,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from ractogateway._kit.failures import retry_after_seconds
 from ractogateway._kit.request import identify
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
@@ -35,7 +36,6 @@ from ractogateway.errors import (
 )
 from ractogateway.openai_developer_kit import ChatConfig, RactoPrompt
 from ractogateway.openai_developer_kit.address import resolve
-from ractogateway.openai_developer_kit.failures import retry_after_seconds
 from ractogateway.openai_developer_kit.sdk import ClientSettings
 
 HELLO = ChatConfig(user_message="Hello")

@@ -6,10 +6,11 @@ from types import SimpleNamespace as Obj
 
 import pytest
 
+from ractogateway._kit.reading import make_tool_call
 from ractogateway.errors import ProviderConnectionError, ProviderError
 from ractogateway.openai_developer_kit import FinishReason, ToolCall, Usage
 from ractogateway.openai_developer_kit.streaming import StreamCollector
-from ractogateway.openai_developer_kit.wire import make_tool_call, read_completion, read_embeddings, read_usage
+from ractogateway.openai_developer_kit.wire import read_completion, read_embeddings, read_usage
 
 
 def completion(reason: object = "stop", **message: object) -> Obj:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_type
+from typing import Any, NoReturn, assert_type
 
 from pydantic import BaseModel
 
 import ractogateway
 from ractogateway import ChatConfig, LLMResponse, Message, RactoPrompt
+from ractogateway import anthropic_developer_kit as claude
+from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import ProviderError, ProviderRateLimited
@@ -59,6 +61,31 @@ async def awaited(kit: gpt.OpenAIDeveloperKit) -> None:
     assert_type(await kit.aembed("text"), list[list[float]])
     async with kit as same:
         assert_type(same, gpt.OpenAIDeveloperKit)
+
+
+async def other_providers(kit: claude.AnthropicDeveloperKit) -> None:
+    claude.AnthropicDeveloperKit("m", api_key="k", base_url="http://h", default_prompt=PROMPT, exact_cache=None)
+    assert_type(claude.Chat(model="m", exact_cache=RedisExactCache()), claude.AnthropicDeveloperKit)
+    assert_type(kit.chat(CONFIG), LLMResponse)
+    assert_type(await kit.achat(CONFIG), LLMResponse)
+    for chunk in kit.stream(CONFIG):
+        assert_type(chunk, claude.StreamChunk)
+    async for chunk in kit.astream(CONFIG):
+        assert_type(chunk, claude.StreamChunk)
+    with kit as same:
+        assert_type(same, claude.AnthropicDeveloperKit)
+
+
+async def google(kit: gemini.GoogleDeveloperKit) -> None:
+    gemini.GoogleDeveloperKit("m", api_key="k", base_url="http://h", default_prompt=PROMPT, exact_cache=None)
+    assert_type(gemini.Chat(model="m"), gemini.GoogleDeveloperKit)
+    assert_type(await kit.achat(CONFIG), LLMResponse)
+    assert_type(kit.embed(["one", "two"], dimensions=8), list[list[float]])
+    assert_type(await kit.aembed("text"), list[list[float]])
+
+
+def no_embeddings(kit: claude.AnthropicDeveloperKit) -> NoReturn:
+    kit.embed("text")
 
 
 def values(chunk: gpt.StreamChunk, call: gpt.ToolCallResult, error: ProviderError) -> None:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
@@ -29,13 +29,27 @@ from ractogateway.errors import (
     RactoGatewayError,
 )
 
-__all__ = ["construction_errors", "provider_errors", "retry_after_seconds", "translate"]
+__all__ = [
+    "Translate",
+    "before_sending",
+    "construction_errors",
+    "from_event",
+    "from_status",
+    "on_the_way",
+    "provider_errors",
+    "retry_after_seconds",
+    "shown_code",
+    "translate",
+]
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{1,63}")
 """What an error code looks like; anything else in its place may be text."""
 
-_HTTP_LIBRARIES = frozenset({"anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "ssl"})
+_HTTP_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "ssl"})
 """Whose errors the SDK lets through, some of them in the middle of a stream only."""
+
+_LATE = "the provider did not answer in time"
+_BROKEN = "the connection to the provider failed or broke"
 
 _UNAUTHORISED = frozenset({401, 403})
 _TOO_MANY_REQUESTS = 429
@@ -43,8 +57,15 @@ _BAD_REQUEST = 400
 _SERVER_ERROR = 500
 
 
+Translate = Callable[[Exception], RactoGatewayError | None]
+"""Our error for one of an SDK's; None for what is ours already or not the provider's doing."""
+
+
 class provider_errors:  # noqa: N801 - used like a function, as contextlib's classes are
     """A context in which whatever the SDK raises becomes one of our errors. For blocking and async code alike."""
+
+    def __init__(self, translated: Translate) -> None:
+        self._translated = translated
 
     def __enter__(self) -> None:
         return None
@@ -60,26 +81,23 @@ class provider_errors:  # noqa: N801 - used like a function, as contextlib's cla
         finally:
             failure.__context__ = None  # set by the very `raise` above
 
-    @staticmethod
-    def _translated(error: Exception) -> RactoGatewayError | None:
-        return translate(error)
 
-
-class construction_errors(provider_errors):  # noqa: N801 - as above
+def construction_errors(package: str) -> provider_errors:
     """The same while a client is made: nothing was sent yet, so what fails is neither the request nor the provider."""
 
-    @staticmethod
-    def _translated(error: Exception) -> RactoGatewayError | None:
+    def translated(error: Exception) -> RactoGatewayError | None:
         if isinstance(error, RactoGatewayError):
             return None
         return ProviderConnectionError(
-            f"the openai client could not be made ({type(error).__name__}); it reads the environment's proxies and "
+            f"the {package} client could not be made ({type(error).__name__}); it reads the environment's proxies and "
             "certificates, such as HTTP_PROXY and SSL_CERT_FILE"
         )
 
+    return provider_errors(translated)
 
-def translate(error: Exception) -> RactoGatewayError | None:
-    """Our error for one of the SDK's; None for what is ours already or not the provider's doing.
+
+def translate(error: Exception, package: str) -> RactoGatewayError | None:
+    """`Translate` for the SDKs ``openai`` and ``anthropic``, which are built alike.
 
     Kinds are told by name: that needs neither the SDK, which may not be installed, nor its HTTP library, of which there
     have been two.
@@ -88,24 +106,31 @@ def translate(error: Exception) -> RactoGatewayError | None:
         return None
     names = frozenset(kind.__name__ for kind in type(error).__mro__)
     if "APIStatusError" in names:
-        return _from_status(error)
-    if names & {"APITimeoutError", "TimeoutException"}:
-        return ProviderTimeout("the provider did not answer in time")
-    return _on_the_way(error, names) or _before_sending(error)
+        return _from_answer(error)
+    if "APITimeoutError" in names:
+        return ProviderTimeout(_LATE)
+    if "APIConnectionError" in names:
+        return ProviderConnectionError(_BROKEN)
+    found = on_the_way(error)
+    if found is None and "APIError" in names:
+        found = from_event(_code(error))
+    if found is None and type(error).__module__.partition(".")[0] == package:
+        found = ProviderError(f"the {package} client failed: {type(error).__name__}")
+    return found or before_sending(error)
 
 
-def _on_the_way(error: Exception, names: frozenset[str]) -> ProviderError | None:
-    library = type(error).__module__.partition(".")[0]
-    if "APIConnectionError" in names or library in _HTTP_LIBRARIES or isinstance(error, OSError):
-        return ProviderConnectionError("the connection to the provider failed or broke")
+def on_the_way(error: Exception) -> ProviderError | None:
+    """What happens to any connection, whichever SDK let it through."""
+    if isinstance(error, TimeoutError) or "TimeoutException" in {kind.__name__ for kind in type(error).__mro__}:
+        return ProviderTimeout(_LATE)
+    if type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES or isinstance(error, OSError):
+        return ProviderConnectionError(_BROKEN)
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return ProviderConnectionError("the provider's answer is not JSON")
-    if "APIError" in names:
-        return _from_event(error)
-    return ProviderError(f"the openai client failed: {type(error).__name__}") if library == "openai" else None
+    return None
 
 
-def _before_sending(error: Exception) -> InvalidValueError | None:
+def before_sending(error: Exception) -> InvalidValueError | None:
     """What the SDK, or the JSON encoder below it, says about arguments it cannot use."""
     if isinstance(error, UnicodeEncodeError):
         return InvalidValueError("the request holds text that cannot be encoded, such as half of a surrogate pair")
@@ -115,13 +140,23 @@ def _before_sending(error: Exception) -> InvalidValueError | None:
     return None
 
 
-def _from_status(error: Any) -> ProviderError:
+def _from_answer(error: Any) -> ProviderError:
     status: int = error.status_code
+    code, request_id = _code(error), getattr(error, "request_id", None)
+    if status < _BAD_REQUEST:  # an event of a stream, as one of these SDKs tells it
+        return from_event(code, request_id=request_id)
+    return from_status(status, code, headers=error.response.headers, request_id=request_id)
+
+
+def from_status(
+    status: int, code: str = "", *, headers: Mapping[str, str], request_id: str | None = None
+) -> ProviderError:
+    """The error for an HTTP status. ``code`` is from `shown_code`."""
     return _kind_for(status)(
-        f"the provider answered with HTTP status {status}{_code(error)}",
+        f"the provider answered with HTTP status {status}{code}",
         status=status,
-        request_id=getattr(error, "request_id", None),
-        retry_after_seconds=retry_after_seconds(error.response.headers),
+        request_id=request_id,
+        retry_after_seconds=retry_after_seconds(headers),
     )
 
 
@@ -135,15 +170,22 @@ def _kind_for(status: int) -> type[ProviderError]:
     return ProviderRequestRejected if status >= _BAD_REQUEST else ProviderError
 
 
-def _from_event(error: Any) -> ProviderError:
+def from_event(code: str = "", *, request_id: str | None = None) -> ProviderError:
     """An error that came as an event of a stream: the HTTP status had been sent as 200 long before."""
-    code = _code(error)
-    kind = ProviderRateLimited if "rate_limit" in code else ProviderUnavailable
-    return kind(f"the provider reported an error in the middle of its answer{code}")
+    kind = ProviderRateLimited if "rate_limit" in code or "EXHAUSTED" in code else ProviderUnavailable
+    return kind(f"the provider reported an error in the middle of its answer{code}", request_id=request_id)
 
 
 def _code(error: Any) -> str:
-    for value in (getattr(error, "code", None), getattr(error, "type", None)):
+    body = getattr(error, "body", None)
+    inner = body.get("error") if isinstance(body, Mapping) else None  # where older versions of an SDK leave it
+    told = inner.get("type") if isinstance(inner, Mapping) else None
+    return shown_code(getattr(error, "code", None), getattr(error, "type", None), told)
+
+
+def shown_code(*values: object) -> str:
+    """The first of ``values`` that looks like an error code, as a message shows it; else ``""``."""
+    for value in values:
         if isinstance(value, str) and _CODE.fullmatch(value):
             return f" ({value})"
     return ""

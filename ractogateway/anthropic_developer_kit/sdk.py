@@ -1,0 +1,42 @@
+"""How the SDK ``anthropic`` is used, on first use: a cached answer needs neither the SDK nor a key."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
+
+from ractogateway._kit.sdk_clients import SdkSettings
+from ractogateway.errors import InvalidValueError
+
+__all__ = ["ClientSettings", "output_format"]
+
+
+class ClientSettings(SdkSettings):
+    """How `AnthropicDeveloperKit` makes its clients."""
+
+    __slots__ = ()
+
+    package: ClassVar[str] = "anthropic"
+    kit: ClassVar[str] = "AnthropicDeveloperKit"
+    blocking: ClassVar[str] = "Anthropic"
+    asynchronous: ClassVar[str] = "AsyncAnthropic"
+    key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+
+    @staticmethod
+    def warmed(client: Any) -> Any:
+        _ = client.messages
+        return client
+
+
+def output_format(model: type[BaseModel]) -> dict[str, Any]:
+    """The ``output_config.format`` that asks for JSON which fits ``model``.
+
+    Which of JSON Schema's words the API knows is the SDK's business: the schema is what its public helper makes.
+    """
+    try:
+        return {"type": "json_schema", "schema": ClientSettings.sdk().transform_schema(model)}
+    except (PydanticUserError, AttributeError, TypeError, ValueError):
+        failure = InvalidValueError(f"response_model {model.__name__} has no JSON schema to send")
+    raise failure
