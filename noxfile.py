@@ -14,6 +14,9 @@ nox.options.reuse_existing_virtualenvs = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 ONE_SERVER = "valkey9"  # the differences between servers are the business of `tests`
+# Tests that watch the clock, or start many processes; the others share the machine two at a time.
+ALONE = [f"tests/{name}" for name in ("cache", "limiter", "memory", "transport", "transport_topologies")]
+TOGETHER = ("-n", "2", "--dist", "loadscope")
 TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
 
@@ -33,15 +36,20 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite, against every server at hand."""
     session.install(".[all]", *group("tests"))
-    session.run("pytest", *session.posargs)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+    else:
+        session.run("pytest", *TOGETHER, *(f"--ignore={folder}" for folder in ALONE))
+        session.run("pytest", *ALONE)
 
 
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """The suite's core on every supported Python."""
     session.install(".[all]", *group("tests"))
-    session.run("pytest", "tests/unit", "tests/kits", *TRANSPORT, "-q", *session.posargs)
-    session.run("pytest", "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
+    session.run("pytest", *TOGETHER, "tests/unit", "tests/kits", "-q", *session.posargs)
+    session.run("pytest", *TOGETHER, "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
+    session.run("pytest", *TRANSPORT, "-q", *session.posargs)
 
 
 @nox.session
@@ -49,7 +57,7 @@ def pythons(session: nox.Session) -> None:
 def redis_py(session: nox.Session, version: str) -> None:
     """What touches Redis, on every supported major release of redis-py."""
     session.install(".[all]", f"redis[hiredis]=={version}", *group("tests"))
-    session.run("pytest", "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
+    session.run("pytest", *TOGETHER, "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
     session.run("pytest", *TRANSPORT, "-q", *session.posargs)
 
 
