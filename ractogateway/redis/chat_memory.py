@@ -25,10 +25,11 @@ _LIMITS = TimeLimits(connected=5.0, connecting=5.0)
 class AsyncRedisChatMemory(Core):
     """Conversations in Redis, bounded in whole turns.
 
-    A turn starts at a user message that carries more than tool results; what comes before the first such message is one
-    turn. When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest turns leave as a
-    whole, so that a tool result is never separated from its call. System and developer messages are pinned: they come
-    first, in their order, and are never dropped. One turn larger than any bound is kept.
+    A turn starts at a user message that carries no tool result; what comes before the first such message is one turn.
+    When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest turns leave as a whole, so
+    that a tool result is never separated from its call (which it has to follow before the next such user message, as
+    providers demand). System and developer messages are pinned: they come first, in their order, and are never dropped.
+    One turn larger than any bound is kept.
 
     An acknowledged message is there once and in order: every write carries an id that the server remembers, so a write
     that is sent again after a lost reply is not applied again. Every write makes one **revision**, the next integer;

@@ -1,7 +1,8 @@
 """What a message may be, and where a turn starts.
 
-A **turn** starts at a message of role user that carries more than tool results. Anthropic and Gemini return a tool's
-result under the role user: cutting there would leave a result whose call is gone, which every provider refuses.
+A **turn** starts at a message of role user that carries no tool result. Anthropic and Gemini return a tool's result
+under the role user, alone or beside a text: cutting there would leave a result whose call is gone, which every provider
+refuses.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def kind_of(message: Mapping[str, Any]) -> Kind:
     role = message["role"]
     if role in _PINNED_ROLES:
         return "P"
-    return "U" if role == "user" and not _carries_only_tool_results(message) else "M"
+    return "U" if role == "user" and not _carries_a_tool_result(message) else "M"
 
 
 def takes_part_in_tool_use(message: Mapping[str, Any]) -> bool:
@@ -67,23 +68,16 @@ def takes_part_in_tool_use(message: Mapping[str, Any]) -> bool:
     )
 
 
-def _carries_only_tool_results(message: Mapping[str, Any]) -> bool:
+def _carries_a_tool_result(message: Mapping[str, Any]) -> bool:
     content, parts = message.get("content"), message.get("parts")
-    if isinstance(content, str) and content:
-        return False
-    carried = [_is_anthropic_result(part) for part in content] if isinstance(content, list) else []
-    if isinstance(parts, list):
-        carried += [_is_gemini_result(part) for part in parts]
-    return bool(carried) and all(carried)
-
-
-def _is_anthropic_result(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "tool_result"
-
-
-def _is_gemini_result(part: object) -> bool:
-    # A part dumped from Gemini's own class names every possible field and sets the unused ones to None.
-    return isinstance(part, dict) and any(part.get(key) is not None for key in _GEMINI_RESULT)
+    return any(
+        isinstance(part, dict)
+        # A part dumped from Gemini's own class names every possible field and sets the unused ones to None.
+        and (part.get("type") == "tool_result" or any(part.get(key) is not None for key in _GEMINI_RESULT))
+        for listed in (content, parts)
+        if isinstance(listed, list)
+        for part in listed
+    )
 
 
 def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: int) -> dict[str, Any]:

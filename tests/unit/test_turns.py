@@ -125,16 +125,13 @@ def test_a_turn_starts_at_the_user_and_not_at_a_tool_result(turn, kinds):
         {"content": None},
         {"content": []},
         {"parts": []},
-        {"content": [{"type": "tool_result"}, {"type": "text", "text": "and?"}]},
-        {"content": "and?", "parts": [{"functionResponse": {}}]},
-        {"content": [{"type": "tool_result"}], "parts": [{"text": "and?"}]},
-        {"parts": [{"functionResponse": {}}, {"text": "and?"}]},
+        {"content": [{"type": "text", "text": "and?"}]},
         {"parts": [{"text": "hi", "function_response": None}]},
         {"parts": "hi"},
     ],
     ids=str,
 )
-def test_a_user_message_with_anything_but_tool_results_starts_a_turn(fields):
+def test_a_user_message_without_a_tool_result_starts_a_turn(fields):
     assert kind_of({"role": "user", **fields}) == "U"
 
 
@@ -144,10 +141,15 @@ def test_a_user_message_with_anything_but_tool_results_starts_a_turn(fields):
         {"content": [{"type": "tool_result"}, {"type": "tool_result"}]},
         {"content": None, "parts": [{"text": None, "function_response": {"name": "f"}}]},
         {"content": "", "parts": [{"functionResponse": {}}, {"functionResponse": {}}]},
+        {"content": [{"type": "tool_result"}, {"type": "text", "text": "and?"}]},
+        {"content": [{"type": "text", "text": ""}, {"type": "tool_result"}]},
+        {"content": "and?", "parts": [{"functionResponse": {}}]},
+        {"content": [{"type": "tool_result"}], "parts": [{"text": "and?"}]},
+        {"parts": [{"functionResponse": {}}, {"text": "and?"}]},
     ],
     ids=str,
 )
-def test_a_user_message_of_tool_results_alone_does_not(fields):
+def test_a_user_message_with_a_tool_result_does_not_whatever_else_it_carries(fields):
     assert kind_of({"role": "user", **fields}) == "M"
 
 
