@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
-from ractogateway.redis import ChatMemoryConfig
+from ractogateway.redis import ChatMemoryConfig, Encryption
 
 AWKWARD = [
     {"role": "system", "content": "S"},
@@ -166,3 +167,29 @@ def test_a_conversation_that_has_begun_is_not_mixed_with_an_older_one(make, olde
         memory.migrate("session-abc")
     assert memory.get_history("session-abc") == turn(1)
     assert any_server.command("LLEN", "ractogateway:memory:session-abc") == 2
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+
+
+def test_a_migration_leaves_no_result_without_its_call(make, older):
+    question, answer = turn(1)
+    older(*turn(0), question, b"junk", RESULT, answer, question, CALL, RESULT, answer)
+    memory = make("memory")
+    assert memory.migrate("session-abc") == 8
+    assert memory.get_history("session-abc") == [*turn(0), question, answer, question, CALL, RESULT, answer]
+    assert memory.stats.skipped == 2
+
+
+def test_a_fork_leaves_no_result_without_its_call(make, any_server):
+    keys = {"k1": os.urandom(32), "k2": os.urandom(32)}
+    both = make("memory", encryption=Encryption(keys, current="k1"))
+    question, answer = turn(1)
+    both.extend("c", [*turn(0), question, CALL])
+    late = make("memory", encryption=Encryption({"k2": keys["k2"]}, current="k2"))
+    late.extend("c", [RESULT, answer, question, CALL, RESULT, answer])
+    late.fork("c", "d")
+    assert late.count("d") == 5
+    assert both.get_history("d") == [answer, question, CALL, RESULT, answer]
+    assert late.get_history("d") == late.get_history("c")

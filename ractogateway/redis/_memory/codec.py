@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ractogateway._checks import check_tokens
@@ -79,19 +79,11 @@ class Codec:
     def attempt(self, keys: MemoryKeys, entries: Sequence[bytes]) -> Decoded:
         """`decode` for a caller who may try again, and counts later."""
         read: list[JsonMessage] = []
-        turn: list[JsonMessage] = []
         unreadable = 0
-        is_whole = True
-        for entry in entries:
-            if entry_kind(entry) == "U":
-                read += turn if is_whole else _without_tool_use(turn)
-                turn, is_whole = [], True
-            message = self._message(keys, entry)
-            if message is None:
-                unreadable, is_whole = unreadable + 1, False
-            else:
-                turn.append(message)
-        read += turn if is_whole else _without_tool_use(turn)
+        for turn in in_turns(entries):
+            found = [message for entry in turn if (message := self._message(keys, entry)) is not None]
+            unreadable += len(turn) - len(found)
+            read += found if len(found) == len(turn) else [each for each in found if not takes_part_in_tool_use(each)]
         return Decoded(read, unreadable)
 
     def read(self, keys: MemoryKeys, entry: bytes) -> JsonMessage | None:
@@ -101,12 +93,23 @@ class Codec:
     def transplant(self, source: MemoryKeys, target: MemoryKeys, entries: Sequence[bytes]) -> list[bytes]:
         """The same entries for another conversation: what is encrypted is encrypted for its new place.
 
-        Plain entries are copied as they are, also those of a later release. What cannot be decrypted is left out.
+        Plain entries are copied as they are, also those of a later release. What cannot be decrypted is left out, and
+        with it what cannot be read of its turn or takes part in tool use, see `Decoded`: what is hidden by a reader for
+        as long as the turn is not whole would stand there for good without its counterpart.
         """
-        moved = [self._moved(source, target, entry) for entry in entries]
-        kept = [entry for entry in moved if entry is not None]
-        self.counters.skipped(len(entries) - len(kept))
-        return kept
+        moved: list[bytes] = []
+        for turn in in_turns(entries):
+            pairs = [(self._moved(source, target, entry), entry) for entry in turn]
+            is_whole = all(copied is not None for copied, _ in pairs)
+            moved += [
+                copied for copied, entry in pairs if copied is not None and (is_whole or self._stands_alone(source, entry))
+            ]
+        self.counters.skipped(len(entries) - len(moved))
+        return moved
+
+    def _stands_alone(self, keys: MemoryKeys, entry: bytes) -> bool:
+        message = self._message(keys, entry)
+        return message is not None and not takes_part_in_tool_use(message)
 
     def _entry(self, keys: MemoryKeys, message: JsonMessage, tokens: int | None) -> bytes:
         entry = encode_entry(message, tokens=tokens)
@@ -163,8 +166,15 @@ class Codec:
         return results  # type: ignore[return-value]
 
 
-def _without_tool_use(turn: list[JsonMessage]) -> list[JsonMessage]:
-    return [message for message in turn if not takes_part_in_tool_use(message)]
+def in_turns(entries: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The entries, turn by turn; one without a valid header belongs to the turn it stands in."""
+    start = 0
+    for index, entry in enumerate(entries):
+        if index > start and entry_kind(entry) == "U":
+            yield entries[start:index]
+            start = index
+    if entries:
+        yield entries[start:]
 
 
 def _checked_count(value: object) -> int:

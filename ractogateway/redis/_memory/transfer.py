@@ -10,7 +10,7 @@ from ractogateway.redis._memory import index
 from ractogateway.redis._memory.codec import JsonMessage, plain_json
 from ractogateway.redis._memory.store import Place, Store
 from ractogateway.redis._memory.writing import write_entries, write_messages
-from ractogateway.redis.entries import decode_payload
+from ractogateway.redis.entries import decode_payload, encode_entry
 from ractogateway.redis.keys import MemoryKeys
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.turns import check_message
@@ -56,8 +56,9 @@ async def migrate(store: Store, place: Place, source_key: str | None, user_tag: 
     else:
         source = source_key.encode("utf-8", "surrogatepass")
     items = await store.port.run(calls.read_list(source))
-    messages = [message for item in items if (message := _usable(item, store)) is not None]
-    store.counters.skipped(len(items) - len(messages))
+    usable = [_usable(item, store) for item in items]
+    # As entries, so that what leaves a tool call without its result is left out by the same rule as in a reading.
+    messages = store.codec.decode(place.keys, [b"" if each is None else encode_entry(each) for each in usable])
     if not messages:
         return 0
     # Whoever migrates the same list at the same time does it once.
