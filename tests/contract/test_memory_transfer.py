@@ -48,6 +48,10 @@ def test_a_fork_needs_messages_and_room(make):
     memory.clear("d")
     assert memory.fork("c", "d", request_id="r") == memory.fork("c", "d", request_id="r") == 3
     assert memory.get_history("d") == turn(0)
+    memory.clear("c")
+    assert memory.fork("c", "d", request_id="r") == 3, "sent again after the source was cleared"
+    with pytest.raises(InvalidValueError, match="source"):
+        memory.fork("c", "d", request_id="another")
 
 
 def test_an_export_is_one_message_a_line(make):
@@ -193,3 +197,26 @@ def test_a_fork_leaves_no_result_without_its_call(make, any_server):
     assert late.count("d") == 5
     assert both.get_history("d") == [answer, question, CALL, RESULT, answer]
     assert late.get_history("d") == late.get_history("c")
+
+
+@pytest.mark.parametrize("written_again", [True, False])
+def test_a_list_that_was_written_again_is_brought_over_again_and_not_deleted_unread(make, older, written_again):
+    older(*turn(0))
+    memory = make("memory")
+    assert memory.migrate("session-abc") == 2
+    if written_again:
+        memory.clear("session-abc")
+    older(*turn(0))  # by a replica of the older release
+    assert memory.migrate("session-abc") == 2
+    assert memory.get_history("session-abc") == turn(0)
+
+
+def test_a_list_that_cannot_be_brought_over_again_stays(make, older, any_server):
+    older(*turn(0))
+    memory = make("memory")
+    memory.migrate("session-abc")
+    memory.replace("session-abc", turn(1))
+    older(*turn(0))
+    with pytest.raises(InvalidValueError, match="clear it first"):
+        memory.migrate("session-abc")
+    assert any_server.command("LLEN", "ractogateway:memory:session-abc") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 from memory_driver import DAY_MS, HOUR_MS, Conversation, plain_turns, user
-from memory_model import APPLIED, FOREIGN, OCCUPIED, REPLAYED, UNINDEXED
+from memory_model import APPLIED, CONFLICT, FOREIGN, OCCUPIED, REPLAYED, UNINDEXED
 from servers import Server
 
 from ractogateway.redis.scripts.loading import load
@@ -141,10 +141,11 @@ def test_an_erasure_is_for_the_owner_only_and_takes_what_waits(conversation, run
     conversation.extend(*plain_turns(3), max_turns=1, hooked=HOUR_MS)
     claim(run, "A")
     conversation.extend(*plain_turns(1), max_turns=1, hooked=HOUR_MS)
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"other")[:2] == [FOREIGN, 3]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"other", "")[:2] == [FOREIGN, 3]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", 2)[:2] == [CONFLICT, 3]
     # 8 messages so far, 2 of them still in the list.
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag")[:6] == [APPLIED, 4, 2, 0, 0, 7]
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag")[:2] == [REPLAYED, 4]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", "")[:6] == [APPLIED, 4, 2, 0, 0, 7]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", "")[:2] == [REPLAYED, 4]
     left = set(conversation.client.scan_iter(match=conversation._base.replace("{", "[{]") + "*"))
     assert all(b":s" in key or b":o" in key for key in left), left
     assert conversation.client.hmget(conversation.state, "u", "x", "v") == [None] * 3
@@ -210,8 +211,9 @@ def test_a_list_is_discarded_only_as_it_was_read(conversation, run):
         ("enlist", ["index"], ["a", 1, ""]),
         ("delist", ["index"], ["a", "", 0]),
         ("delist", ["index"], ["a", 1, ""]),
-        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [0, 1, ""]),
-        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 0.5, ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [0, 1, "", ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 0.5, "", ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 1, "", "x"]),
         ("window", "ls", [0, ""]),
         ("window", "ls", ["x", ""]),
         ("window", "ls", [1, -1]),

@@ -37,7 +37,7 @@ async def write_messages(
 ) -> int:
     """Check, redact, encode and write messages; the revision."""
     entries = await store.codec.encode(place.keys, messages)
-    return await write_entries(store, place, entries, guard, mode=mode, user_tag=user_tag)
+    return (await write_entries(store, place, entries, guard, mode=mode, user_tag=user_tag)).revision
 
 
 async def write_entries(
@@ -48,8 +48,8 @@ async def write_entries(
     *,
     mode: Mode = "append",
     user_tag: bytes = b"",
-) -> int:
-    """Write entries; the revision. Evicted ones are given to the hook."""
+) -> WriteReply:
+    """Write entries, or find that they have been written before. Evicted ones are given to the hook."""
 
     def extend(indexed_at: int | None) -> Call[WriteReply]:
         return calls.extend_conversation(
@@ -64,12 +64,12 @@ async def write_entries(
         raise InvalidValueError(
             f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
         ) from None
-    revision = revision_of(reply, guard)
+    revision_of(reply, guard)
     bound = store.terms.max_tokens
     if bound is not None and reply.tokens > bound:
         store.counters.oversized()
     await _after(store, place, reply)
-    return revision
+    return reply
 
 
 async def clear(store: Store, place: Place, guard: Guard) -> int:

@@ -150,8 +150,13 @@ def pop_entries(keys: MemoryKeys, tail: Sequence[bytes], terms: WriteTerms, guar
 def erase_conversation(keys: MemoryKeys, terms: WriteTerms, guard: Guard, *, user_tag: bytes) -> Call[WriteReply]:
     """Delete the messages, the evicted ones and the owner. ``tokens`` of the reply is the number of evicted ones."""
     touched = (*_written(keys, guard), keys.evicted, keys.delivering, keys.lease)
-    arguments = (guard.keep_ms, terms.tombstone_ms, user_tag)
+    arguments = (guard.keep_ms, terms.tombstone_ms, user_tag, optional(guard.expected_revision))
     return script_call(load("memory/erase"), touched, arguments, _write, replay_safe=True)
+
+
+def made_by(keys: MemoryKeys, guard: Guard) -> Call[int | None]:
+    """The revision that a write made, for as long as it is remembered."""
+    return plain_call(b"GET", (keys.operation(guard.operation),), (), lambda reply: reply and int(reply), replay_safe=True)
 
 
 def read_conversation(keys: MemoryKeys) -> Call[list[bytes]]:
