@@ -159,12 +159,14 @@ class AsyncRedisChatMemory(Core):
     async def pop(self, conversation_id: str, *, expected_revision: int | None = None) -> dict[str, Any] | None:
         """Take the newest message off and return it; None where there is none.
 
-        What stands behind it and cannot be read goes with it. This takes one message, not a turn: popping a tool's
+        What stands behind it and is corrupt goes with it. This takes one message, not a turn: popping a tool's
         result leaves its call for the next ``pop`` or for another result. It has no ``request_id``: where a given
         client gives up (`OutcomeUnknown`), read what is there before trying again.
 
         Raises:
             RevisionConflict: the conversation is not at ``expected_revision``; nothing was taken.
+            StoreRefused: the newest message is encrypted by a key that is not here, or of a later release; nothing was
+                taken (``code`` is ``UNREADABLE``).
         """
         place = self._store.place(conversation_id)
         return await writing.pop(self._store, place, check_revision("expected_revision", expected_revision))
