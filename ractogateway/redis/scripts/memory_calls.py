@@ -202,10 +202,11 @@ def read_changes(keys: MemoryKeys, *, since: int) -> Call[Delta]:
     return script_call(load("memory/changes"), names, (since,), _delta, replay_safe=True, bulky=True)
 
 
-def claim_evicted(keys: MemoryKeys, *, token: bytes) -> Call[list[bytes]]:
+def claim_evicted(keys: MemoryKeys, terms: WriteTerms, *, token: bytes) -> Call[list[bytes]]:
     """The evicted entries, to be given to the hook; none where somebody else is at it."""
     touched = (keys.evicted, keys.delivering, keys.lease)
-    return script_call(load("memory/claim"), touched, (token, LEASE_MS), list, replay_safe=True)
+    arguments = (token, LEASE_MS, terms.hooked_ms or EVICTED_MS)
+    return script_call(load("memory/claim"), touched, arguments, list, replay_safe=True)
 
 
 def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
@@ -213,10 +214,12 @@ def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
     return script_call(load("memory/renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
 
 
-def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool) -> Call[bool]:
-    """End a claim; whether there are more to deliver."""
+def settle_evicted(
+    keys: MemoryKeys, *, token: bytes, delivered: bool, others: Sequence[bytes] = ()
+) -> Call[bool]:
+    """End a claim; whether there are more to deliver. ``others`` of the entries wait on for who can read them."""
     touched = (keys.evicted, keys.delivering, keys.lease, keys.state)
-    return script_call(load("memory/settle"), touched, (token, int(delivered)), bool, replay_safe=True)
+    return script_call(load("memory/settle"), touched, (token, int(delivered), *others), bool, replay_safe=True)
 
 
 def enlist_conversation(index: bytes, member: bytes, terms: WriteTerms) -> Call[list[bytes]]:
