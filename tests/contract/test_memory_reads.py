@@ -92,11 +92,11 @@ def test_what_was_trimmed_since(make):
     seen = memory.extend("c", turns(0, 3))
     memory.extend("c", turn(3))
     changes = memory.get_changes("c", seen)
-    assert (changes.messages, changes.dropped, changes.anew) == (turn(3), 2, False)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turn(3), 2, 4, False)
     for number in range(4, 9):  # more than the whole conversation
         memory.extend("c", turn(number))
     changes = memory.get_changes("c", seen)
-    assert (changes.messages, changes.dropped, changes.anew) == (turns(6, 9), 6, False)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turns(6, 9), 6, 0, False)
 
 
 def test_what_cannot_be_told_in_parts_is_told_anew(memory):
@@ -206,3 +206,46 @@ def test_numbers_that_make_no_sense(make, bad):
             memory.get_page("c", before=bad)
     with pytest.raises(InvalidTypeError):
         memory.get_changes("c", None)
+
+
+def applied(copy: list[dict], changes) -> list[dict]:
+    """What the docstring of `ConversationChanges` says."""
+    if changes.anew:
+        return changes.messages
+    pinned = [message for message in copy if message["role"] == "system"]
+    body = copy[len(pinned) :]
+    if changes.dropped:
+        body = body[len(body) - changes.kept :]
+    return pinned + body + changes.messages
+
+
+@pytest.mark.parametrize("spoilt", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_copy_stays_right_when_something_cannot_be_read(make, spoil, spoilt, torn):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=2))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    conversation = [SYSTEM, *turn(0), turn(1)[0], call, result, turn(1)[1], *turns(2, 5), turn(5)[0], call, result]
+    copy, seen = [], 0
+    for number, message in enumerate(conversation):
+        memory.extend("c", [message])
+        if number == spoilt:
+            spoil(-1, b"9M17|later" if message["role"] != "user" else b"9U17|later")
+        if not torn and message["role"] == "user":
+            continue
+        changes = memory.get_changes("c", seen)
+        copy, seen = applied(copy, changes), changes.revision
+        assert copy == memory.get_history("c")
+
+
+def test_what_was_appended_is_still_told_alone_where_all_can_be_read(make):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=2))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    seen = memory.extend("c", [*turn(0), turn(1)[0], call])
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    seen = memory.extend("c", [result])
+    changes = memory.get_changes("c", seen - 1)
+    assert (changes.messages, changes.anew) == ([result], False)
+    memory.extend("c", turn(2))
+    changes = memory.get_changes("c", seen)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turn(2), 2, 3, False)
