@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ractogateway._checks import ROLES, check_count, check_id, check_position, check_revision, check_role, check_text
+from ractogateway._checks import check_count, check_id, check_position, check_revision, check_role, check_text
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import Message
 from ractogateway.redis._core import Core
 from ractogateway.redis._memory import index, outbox, reading, transfer, writing
+from ractogateway.redis._memory.codec import as_objects
 from ractogateway.redis._memory.store import CLIENTS_OWN_SECONDS, Store
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
@@ -26,7 +27,7 @@ class AsyncRedisChatMemory(Core):
     """Conversations in Redis, bounded in whole turns.
 
     A turn starts at a user message that carries no tool result; what comes before the first such message is one turn.
-    When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest turns leave as a whole, so
+    When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest leave as a whole, so
     that a tool result is never separated from its call (which it has to follow before the next such user message, as
     providers demand). System and developer messages are pinned: they come first, in their order, and are never dropped.
     One turn larger than any bound is kept.
@@ -204,11 +205,13 @@ class AsyncRedisChatMemory(Core):
         return await reading.history(self._store, place, None if last is None else check_count("last", last))
 
     async def get_messages(self, conversation_id: str, *, last: int | None = None) -> list[Message]:
-        """`get_history` as `Message` objects. One whose role this release does not know is left out and counted."""
+        """`get_history` as `Message` objects. One that is none (its role is of a later release, say) is left out and
+        counted.
+        """
         history = await self.get_history(conversation_id, last=last)
-        known = [message for message in history if message["role"] in ROLES]
-        self._store.counters.skipped(len(history) - len(known))
-        return [Message.model_validate(message) for message in known]
+        messages = as_objects(history)
+        self._store.counters.skipped(len(history) - len(messages))
+        return messages
 
     async def get_page(self, conversation_id: str, *, limit: int = 50, before: int | None = None) -> ConversationPage:
         """A page of the conversation from the end towards the beginning, in whole turns, and the pinned messages.

@@ -174,6 +174,25 @@ def test_a_role_of_a_later_release_is_in_the_history_and_no_message_object(memor
     assert memory.stats.skipped == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'1M{"role":"assistant","content":5}',
+        b'1M{"role":"assistant","content":"x","\\ud800":1}',
+        b'1M{"role":"critic"}',
+    ],
+    ids=repr,
+)
+def test_one_odd_entry_costs_itself_and_the_tool_use_of_its_turn(make, spoil, odd):
+    memory = make("memory")
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    memory.extend("c", [*turn(0), turn(1)[0], turn(1)[1], result, *turn(2)])
+    spoil(-4, odd)
+    assert len(memory.get_history("c")) == 7
+    assert memory.get_messages("c") == [Message(**each) for each in [*turn(0), turn(1)[0], *turn(2)]]
+    assert memory.stats.skipped == 2
+
+
 @pytest.mark.parametrize("spoilt", [-3, -2])
 def test_neither_call_nor_result_comes_without_the_other(make, spoil, spoilt):
     memory = make("memory")

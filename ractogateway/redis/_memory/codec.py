@@ -24,7 +24,7 @@ from ractogateway.redis.entries import (
 )
 from ractogateway.redis.keys import MemoryKeys
 from ractogateway.redis.transport import Port
-from ractogateway.redis.turns import check_message, takes_part_in_tool_use, to_json
+from ractogateway.redis.turns import Kind, check_message, kind_of, takes_part_in_tool_use, to_json
 
 T = TypeVar("T")
 JsonMessage = dict[str, Any]
@@ -80,7 +80,7 @@ class Codec:
         """`decode` for a caller who may try again, and counts later."""
         read: list[JsonMessage] = []
         unreadable = 0
-        for turn in in_turns(entries):
+        for turn in in_turns(entries, entry_kind):
             found = [message for entry in turn if (message := self._message(keys, entry)) is not None]
             unreadable += len(turn) - len(found)
             read += found if len(found) == len(turn) else [each for each in found if not takes_part_in_tool_use(each)]
@@ -98,11 +98,13 @@ class Codec:
         as long as the turn is not whole would stand there for good without its counterpart.
         """
         moved: list[bytes] = []
-        for turn in in_turns(entries):
+        for turn in in_turns(entries, entry_kind):
             pairs = [(self._moved(source, target, entry), entry) for entry in turn]
             is_whole = all(copied is not None for copied, _ in pairs)
             moved += [
-                copied for copied, entry in pairs if copied is not None and (is_whole or self._stands_alone(source, entry))
+                copied
+                for copied, entry in pairs
+                if copied is not None and (is_whole or self._stands_alone(source, entry))
             ]
         self.counters.skipped(len(entries) - len(moved))
         return moved
@@ -166,15 +168,36 @@ class Codec:
         return results  # type: ignore[return-value]
 
 
-def in_turns(entries: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """The entries, turn by turn; one without a valid header belongs to the turn it stands in."""
+def in_turns(items: Sequence[T], kind: Callable[[T], Kind | None]) -> Iterator[Sequence[T]]:
+    """Entries or messages, turn by turn; an entry without a valid header belongs to the turn it stands in."""
     start = 0
-    for index, entry in enumerate(entries):
-        if index > start and entry_kind(entry) == "U":
-            yield entries[start:index]
+    for index, item in enumerate(items):
+        if index > start and kind(item) == "U":
+            yield items[start:index]
             start = index
-    if entries:
-        yield entries[start:]
+    if items:
+        yield items[start:]
+
+
+def as_objects(history: Sequence[JsonMessage]) -> list[Message]:
+    """Those that `Message` can hold (which holds nothing of a later release, say), by the rule of `Decoded`."""
+    objects: list[Message] = []
+    for turn in in_turns(history, kind_of):
+        found = [_as_object(message) for message in turn]
+        is_whole = None not in found
+        objects += [
+            each
+            for each, message in zip(found, turn, strict=True)
+            if each is not None and (is_whole or not takes_part_in_tool_use(message))
+        ]
+    return objects
+
+
+def _as_object(message: JsonMessage) -> Message | None:
+    try:
+        return Message.model_validate(message)
+    except ValueError:  # pydantic's ValidationError is one
+        return None
 
 
 def _checked_count(value: object) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 
 from ractogateway.redis._memory.codec import in_turns
 from ractogateway.redis._memory.store import Place, Store
-from ractogateway.redis.entries import is_for_others
+from ractogateway.redis.entries import entry_kind, is_for_others
 from ractogateway.redis.scripts import memory_calls as calls
 
 _RELEASE_SECONDS = 1.0
@@ -57,7 +57,7 @@ def _divide(store: Store, place: Place, entries: Sequence[bytes]) -> tuple[list[
     """The entries for this process's hook, and those of turns that only somebody else can read as a whole."""
     ours: list[bytes] = []
     others: list[bytes] = []
-    for turn in in_turns(entries):
+    for turn in in_turns(entries, entry_kind):
         waits = any(is_for_others(entry) and store.codec.read(place.keys, entry) is None for entry in turn)
         (others if waits else ours).extend(turn)
     return ours, others

@@ -34,8 +34,8 @@ class ConversationPage:
 class ConversationChanges:
     """What happened to a conversation after a revision. False where nothing did.
 
-    Apply it to a copy: if ``anew``, the copy becomes ``messages``. Else, if ``dropped``, only the newest ``kept`` of those
-    behind the pinned ones stay. Then ``messages`` come to the end.
+    Apply it to a copy: if ``anew``, the copy becomes ``messages``. Else, if ``dropped``, only the newest ``kept`` of
+    those behind the pinned ones stay. Then ``messages`` come to the end.
 
     Attributes:
         revision: the one to ask with next time.

@@ -118,8 +118,8 @@ async def _newest(store: Store, place: Place) -> tuple[list[bytes], JsonMessage 
                 return tail[-index_from_end:], message
             if is_for_others(entry):
                 raise StoreRefused(
-                    "the newest message cannot be read here, and was not taken: it is of a later release, or encrypted by "
-                    "a key that is not here",
+                    "the newest message cannot be read here, and was not taken: it is of a later release, or encrypted "
+                    "by a key that is not here",
                     code="UNREADABLE",
                 )
         if len(tail) < count:

@@ -156,7 +156,9 @@ def erase_conversation(keys: MemoryKeys, terms: WriteTerms, guard: Guard, *, use
 
 def made_by(keys: MemoryKeys, guard: Guard) -> Call[int | None]:
     """The revision that a write made, for as long as it is remembered."""
-    return plain_call(b"GET", (keys.operation(guard.operation),), (), lambda reply: reply and int(reply), replay_safe=True)
+    return plain_call(
+        b"GET", (keys.operation(guard.operation),), (), lambda reply: reply and int(reply), replay_safe=True
+    )
 
 
 def read_conversation(keys: MemoryKeys) -> Call[list[bytes]]:
@@ -214,9 +216,7 @@ def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
     return script_call(load("memory/renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
 
 
-def settle_evicted(
-    keys: MemoryKeys, *, token: bytes, delivered: bool, others: Sequence[bytes] = ()
-) -> Call[bool]:
+def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool, others: Sequence[bytes] = ()) -> Call[bool]:
     """End a claim; whether there are more to deliver. ``others`` of the entries wait on for who can read them."""
     touched = (keys.evicted, keys.delivering, keys.lease, keys.state)
     return script_call(load("memory/settle"), touched, (token, int(delivered), *others), bool, replay_safe=True)
