@@ -174,6 +174,16 @@ def test_a_role_of_a_later_release_is_in_the_history_and_no_message_object(memor
     assert memory.stats.skipped == 1
 
 
+def test_older_messages_stand_in_for_tool_use_that_is_left_out_too(make, spoil):
+    memory = make("memory")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    memory.extend("c", [*turns(0, 5), turn(5)[0], call, result, turn(5)[1]])
+    spoil(-2, b"junk")
+    assert memory.get_history("c", last=4) == [*turn(4), *turn(5)]
+    assert memory.get_page("c", limit=4).messages == [*turn(4), *turn(5)]
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -67,10 +67,10 @@ async def _window(store: Store, place: Place, last: int, before: int | None) -> 
     wanted = last
     while True:
         window = await store.port.run(calls.read_window(place.keys, last=wanted, before=before))
-        messages, unreadable = store.codec.attempt(place.keys, window.entries)
-        missing = last - (len(window.entries) - unreadable)
+        messages = store.codec.attempt(place.keys, window.entries).messages
+        missing, hidden = last - len(messages), len(window.entries) - len(messages)
         if missing <= 0 or not window.earlier:
             break
-        wanted += max(missing, unreadable)
-    store.counters.skipped(len(window.entries) - len(messages))
+        wanted += max(missing, hidden)
+    store.counters.skipped(hidden)
     return _Read(window, store.codec.decode(place.keys, window.pinned), messages)
