@@ -110,8 +110,16 @@ def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: in
 def _fields_of(message: object) -> dict[str, Any]:
     if isinstance(message, (Mapping, Message)):
         # Iterating over a Message yields its fields as they are; model_dump would turn bytes and tuples into JSON.
-        return dict(message)
-    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}")
+        fields = dict(message)
+        if isinstance(message, Message) and "content" not in message.model_fields_set:
+            fields.pop("content", None)  # Gemini's messages have none: they go back as they came
+        return fields
+    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}{_hint(message)}")
+
+
+def _hint(value: object) -> str:
+    """What to do with an object of a provider's package."""
+    return ": pass its model_dump()" if hasattr(type(value), "model_dump") else ""
 
 
 def _check_content(fields: dict[str, Any]) -> None:
@@ -124,7 +132,7 @@ def _check_content(fields: dict[str, Any]) -> None:
         )
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}")
+            raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}{_hint(part)}")
 
 
 def to_json(message: Mapping[str, Any]) -> str:
@@ -169,7 +177,7 @@ def _bytes_at_most(value: object, path: tuple[str | int, ...]) -> int:
     if isinstance(value, dict):
         return 2 + sum(_member_bytes_at_most(key, item, path) for key, item in value.items())
     raise InvalidTypeError(
-        f"{_spell(path)} must be a dict, list, str, int, float, bool or None, not {type(value).__name__}"
+        f"{_spell(path)} must be a dict, list, str, int, float, bool or None, not {type(value).__name__}{_hint(value)}"
     )
 
 

@@ -196,3 +196,16 @@ def test_a_tool_result_beside_a_text_keeps_its_call(make_on_one):
     memory.extend("c", turn)
     assert memory.get_history("c") == memory.get_history("c", last=1) == turn
     assert memory.get_page("c", limit=1).messages == turn
+
+
+def test_message_objects_go_back_as_they_came(make_on_one):
+    memory = make_on_one("memory")
+    turn = [
+        {"role": "user", "parts": [{"text": "weather?"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "weather", "args": {}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {}}}]},
+        {"role": "model", "content": None, "tool_calls": [{"id": "1"}]},
+    ]
+    memory.extend("c", turn)
+    memory.replace("c", memory.get_messages("c"))
+    assert memory.get_history("c") == turn

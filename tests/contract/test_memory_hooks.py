@@ -7,6 +7,7 @@ import os
 import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
+from ractogateway.messages import Message
 from ractogateway.redis import ChatMemoryConfig, Encryption, RedisChatMemory
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -47,6 +48,12 @@ def test_what_redact_raises_reaches_the_caller_and_nothing_is_written(make):
     with pytest.raises(LookupError, match="cannot"):
         memory.append("c", "user", "hi")
     assert memory.count("c") == 0
+
+
+def test_redact_may_return_a_message_object(make):
+    memory = make("memory", config=ChatMemoryConfig(redact=lambda each: Message(role=each["role"], content="***")))
+    memory.append("c", "user", "4111 1111")
+    assert memory.get_history("c") == [{"role": "user", "content": "***"}]
 
 
 @pytest.mark.parametrize("bad", [None, "text", {"role": "nobody"}, {"content": "x"}, {"role": "user", "content": 5}])

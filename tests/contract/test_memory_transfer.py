@@ -74,6 +74,12 @@ def test_an_import_is_what_was_exported(make):
         assert memory.get_history(conversation) == AWKWARD
 
 
+def test_an_import_takes_a_lone_surrogate_as_it_is(make):
+    memory = make("memory")
+    memory.import_("c", json.dumps(AWKWARD[1], ensure_ascii=False))
+    assert memory.get_history("c") == [AWKWARD[1]]
+
+
 def test_a_long_import(make):
     memory = make("memory", config=ChatMemoryConfig(max_turns=10_000))
     messages = [message for number in range(9_000) for message in turn(number)]

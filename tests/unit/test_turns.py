@@ -7,6 +7,7 @@ import json
 from types import MappingProxyType
 
 import pytest
+from pydantic import BaseModel
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message, MessageRole
@@ -285,3 +286,19 @@ def test_the_limit_is_the_size_of_the_json_to_the_byte(text):
     with pytest.raises(InvalidValueError, match=f"{size - 1} .*{size}") as caught:
         check_message(message, max_message_bytes=size - 1)
     assert text[:4] not in str(caught.value)
+
+
+class Foreign(BaseModel):
+    """What a provider's package hands out."""
+
+    role: str = "assistant"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Foreign(), {"role": "assistant", "tool_calls": [Foreign()]}, {"role": "assistant", "content": [Foreign()]}],
+    ids=["message", "value", "part"],
+)
+def test_an_object_of_a_providers_package_is_told_what_to_do(message):
+    with pytest.raises(InvalidTypeError, match=r"not Foreign: pass its model_dump\(\)$"):
+        check_message(message, max_message_bytes=LIMIT)

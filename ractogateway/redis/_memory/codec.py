@@ -63,7 +63,7 @@ class Codec:
         if self._redact is not None:
             # A copy: the caller keeps the original as it was.
             redacted = await self._of_each(self._redact, copy.deepcopy(checked))
-            checked = [check_message(_mapping(message), max_message_bytes=self._limit) for message in redacted]
+            checked = [check_message(_redacted(message), max_message_bytes=self._limit) for message in redacted]
         counts: Sequence[int | None] = [None] * len(checked)
         if self._count_tokens is not None:
             told = await self._of_each(self._count_tokens, checked)
@@ -207,9 +207,9 @@ def _checked_count(value: object) -> int:
     return count
 
 
-def _mapping(message: object) -> Mapping[str, Any]:
-    if not isinstance(message, Mapping):
-        raise InvalidTypeError(f"redact must return a message, not {type(message).__name__}")
+def _redacted(message: object) -> Mapping[str, Any] | Message:
+    if not isinstance(message, (Mapping, Message)):
+        raise InvalidTypeError(f"redact must return a mapping or a Message, not {type(message).__name__}")
     return message
 
 

@@ -109,7 +109,7 @@ def _parsed(lines: str | bytes | Iterable[str]) -> list[JsonMessage]:
             raise InvalidTypeError(f"line {number} must be a str, not {type(line).__name__}")
         if not line.strip():
             continue
-        message = decode_payload(line.encode("utf-8", "surrogatepass"))
+        message = decode_payload(line.encode("utf-8", "backslashreplace"))  # a lone surrogate, as JSON escapes it
         if message is None:
             raise _not_a_message(number)
         messages.append(message)
