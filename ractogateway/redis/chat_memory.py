@@ -94,7 +94,7 @@ class AsyncRedisChatMemory(Core):
             content: text, a list of content parts, or None.
             user_id: whom the conversation belongs to from now on; None leaves that as it is. See `conversations`.
             request_id: names this write; the same id again within an hour (or twice the time limit of a call) writes
-                nothing.
+                nothing, whatever the messages. So two writes that one HTTP request makes need two ids.
 
         Returns:
             The conversation's revision after this write; for a replay, the one that the write had made.
@@ -256,7 +256,8 @@ class AsyncRedisChatMemory(Core):
         The copy belongs to the same user as the source, so that `erase_user` finds both.
 
         Raises:
-            InvalidValueError: the source holds no messages, or the target does.
+            InvalidValueError: the source holds no messages, or the target does; or the source was cleared, erased,
+                replaced or given to a user meanwhile, and the copy was erased again.
         """
         return await transfer.fork(
             self._store, self._store.place(source, "source"), self._store.place(target, "target"), request_id
@@ -285,8 +286,9 @@ class AsyncRedisChatMemory(Core):
     async def migrate(self, conversation_id: str, *, source_key: str | None = None, user_id: str | None = None) -> int:
         """Bring a conversation over from the older layout, a list of plain JSON objects; the number of messages.
 
-        The list is deleted once all of it has been brought over; if it held something that is no message, it stays.
-        Doing this twice, or from two replicas at once, does it once. 0 where there is no such list.
+        The list is deleted, all of it, once it has been brought over, which trims it to this memory's bounds like any
+        write; if it held something that is no message, it stays (and so does one whose results lack their calls). Doing
+        this twice, or from two replicas at once, does it once. 0 where there is no such list.
 
         Args:
             conversation_id: any non-empty string.
@@ -309,13 +311,14 @@ class AsyncRedisChatMemory(Core):
     async def erase(self, conversation_id: str) -> Erasure:
         """Erase a conversation: its messages, those that wait for ``on_evict``, and whom it belonged to.
 
-        As after `clear`, a tombstone stays; it holds numbers only.
+        As after `clear`, a tombstone stays; it holds numbers only. What the report counts: see `Erasure`.
         """
         return await index.erase(self._store, self._store.place(conversation_id))
 
     async def erase_user(self, user_id: str) -> Erasure:
-        """Erase all conversations of a user.
+        """Erase all conversations of a user: those of which any write named this ``user_id``, and their forks.
 
+        A conversation that was only ever written without ``user_id=`` is nobody's, and stays: pass it on every write.
         A write that is under way is erased with them, or begins a conversation anew and is in the index again. If this
         fails half-way, do it again: what was not erased is still in the index.
         """

@@ -15,8 +15,9 @@ class ConversationPage:
     Attributes:
         messages: the page, oldest first, without the pinned messages.
         pinned: all system and developer messages, in their order.
-        before: what to pass as ``before=`` for the page before this one; None where this is the first. Positions are
-            never given twice, so that pages do not shift when messages are appended or trimmed meanwhile.
+        before: what to pass as ``before=`` for the page before this one; None where this is the first. Pages do not
+            shift when messages are appended, trimmed, replaced or cleared meanwhile: no position is given twice, but
+            for those of messages that were popped.
         revision: the conversation's at the time of the reading.
         count: messages in the whole conversation.
         tokens: their tokens, as ``max_tokens`` counts them.
@@ -58,7 +59,8 @@ class ConversationChanges:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure removed.
+    """What an erasure removed, as the server's replies told: where one was lost and the call was sent again, what had been
+    removed by then is not counted.
 
     Attributes:
         conversations: those that held anything.
