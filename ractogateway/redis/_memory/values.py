@@ -59,8 +59,8 @@ class ConversationChanges:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure removed, as the server's replies told: where one was lost and the call was sent again, what had been
-    removed by then is not counted.
+    """What an erasure removed, as the server's replies told: where one was lost and the call was sent again, what had
+    been removed by then is not counted.
 
     Attributes:
         conversations: those that held anything.
