@@ -178,10 +178,10 @@ def test_older_messages_stand_in_for_tool_use_that_is_left_out_too(make, spoil):
     memory = make("memory")
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
     result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
-    memory.extend("c", [*turns(0, 5), turn(5)[0], call, result, turn(5)[1]])
-    spoil(-2, b"junk")
-    assert memory.get_history("c", last=4) == [*turn(4), *turn(5)]
-    assert memory.get_page("c", limit=4).messages == [*turn(4), *turn(5)]
+    memory.extend("c", [*turns(0, 5), turn(5)[0], call, result, result, result, turn(5)[1]])
+    spoil(-2, b"9M17|later")
+    assert memory.get_history("c", last=6) == turns(3, 6)
+    assert memory.get_page("c", limit=6).messages == turns(3, 6)
 
 
 @pytest.mark.parametrize(
