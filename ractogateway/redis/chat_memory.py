@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ractogateway._checks import ROLES, check_count, check_id, check_position, check_revision, check_role, check_text
+from ractogateway._checks import check_count, check_id, check_position, check_revision, check_role, check_text
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import Message
 from ractogateway.redis._core import Core
 from ractogateway.redis._memory import index, outbox, reading, transfer, writing
+from ractogateway.redis._memory.codec import as_objects
 from ractogateway.redis._memory.store import CLIENTS_OWN_SECONDS, Store
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
 from ractogateway.redis.config import ChatMemoryConfig, RedisOptions
@@ -25,10 +26,11 @@ _LIMITS = TimeLimits(connected=5.0, connecting=5.0)
 class AsyncRedisChatMemory(Core):
     """Conversations in Redis, bounded in whole turns.
 
-    A turn starts at a user message that carries more than tool results; what comes before the first such message is one
-    turn. When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest turns leave as a
-    whole, so that a tool result is never separated from its call. System and developer messages are pinned: they come
-    first, in their order, and are never dropped. One turn larger than any bound is kept.
+    A turn starts at a user message that carries no tool result; what comes before the first such message is one turn.
+    When a conversation has more than ``max_turns`` turns or ``max_tokens`` tokens, the oldest leave as a whole, so
+    that a tool result is never separated from its call (which it has to follow before the next such user message, as
+    providers demand). System and developer messages are pinned: they come first, in their order, and are never dropped.
+    One turn larger than any bound is kept.
 
     An acknowledged message is there once and in order: every write carries an id that the server remembers, so a write
     that is sent again after a lost reply is not applied again. Every write makes one **revision**, the next integer;
@@ -92,7 +94,7 @@ class AsyncRedisChatMemory(Core):
             content: text, a list of content parts, or None.
             user_id: whom the conversation belongs to from now on; None leaves that as it is. See `conversations`.
             request_id: names this write; the same id again within an hour (or twice the time limit of a call) writes
-                nothing.
+                nothing, whatever the messages. So two writes that one HTTP request makes need two ids.
 
         Returns:
             The conversation's revision after this write; for a replay, the one that the write had made.
@@ -158,12 +160,14 @@ class AsyncRedisChatMemory(Core):
     async def pop(self, conversation_id: str, *, expected_revision: int | None = None) -> dict[str, Any] | None:
         """Take the newest message off and return it; None where there is none.
 
-        What stands behind it and cannot be read goes with it. This takes one message, not a turn: popping a tool's
+        What stands behind it and is corrupt goes with it. This takes one message, not a turn: popping a tool's
         result leaves its call for the next ``pop`` or for another result. It has no ``request_id``: where a given
         client gives up (`OutcomeUnknown`), read what is there before trying again.
 
         Raises:
             RevisionConflict: the conversation is not at ``expected_revision``; nothing was taken.
+            StoreRefused: the newest message is encrypted by a key that is not here, or of a later release; nothing was
+                taken (``code`` is ``UNREADABLE``).
         """
         place = self._store.place(conversation_id)
         return await writing.pop(self._store, place, check_revision("expected_revision", expected_revision))
@@ -201,11 +205,13 @@ class AsyncRedisChatMemory(Core):
         return await reading.history(self._store, place, None if last is None else check_count("last", last))
 
     async def get_messages(self, conversation_id: str, *, last: int | None = None) -> list[Message]:
-        """`get_history` as `Message` objects. One whose role this release does not know is left out and counted."""
+        """`get_history` as `Message` objects. One that is none (its role is of a later release, say) is left out and
+        counted.
+        """
         history = await self.get_history(conversation_id, last=last)
-        known = [message for message in history if message["role"] in ROLES]
-        self._store.counters.skipped(len(history) - len(known))
-        return [Message.model_validate(message) for message in known]
+        messages = as_objects(history)
+        self._store.counters.skipped(len(history) - len(messages))
+        return messages
 
     async def get_page(self, conversation_id: str, *, limit: int = 50, before: int | None = None) -> ConversationPage:
         """A page of the conversation from the end towards the beginning, in whole turns, and the pinned messages.
@@ -250,7 +256,8 @@ class AsyncRedisChatMemory(Core):
         The copy belongs to the same user as the source, so that `erase_user` finds both.
 
         Raises:
-            InvalidValueError: the source holds no messages, or the target does.
+            InvalidValueError: the source holds no messages, or the target does; or the source was cleared, erased,
+                replaced or given to a user meanwhile, and the copy was erased again.
         """
         return await transfer.fork(
             self._store, self._store.place(source, "source"), self._store.place(target, "target"), request_id
@@ -279,8 +286,9 @@ class AsyncRedisChatMemory(Core):
     async def migrate(self, conversation_id: str, *, source_key: str | None = None, user_id: str | None = None) -> int:
         """Bring a conversation over from the older layout, a list of plain JSON objects; the number of messages.
 
-        The list is deleted once all of it has been brought over; if it held something that is no message, it stays.
-        Doing this twice, or from two replicas at once, does it once. 0 where there is no such list.
+        The list is deleted, all of it, once it has been brought over, which trims it to this memory's bounds like any
+        write; if it held something that is no message, it stays (and so does one whose results lack their calls). Doing
+        this twice, or from two replicas at once, does it once. 0 where there is no such list.
 
         Args:
             conversation_id: any non-empty string.
@@ -303,13 +311,14 @@ class AsyncRedisChatMemory(Core):
     async def erase(self, conversation_id: str) -> Erasure:
         """Erase a conversation: its messages, those that wait for ``on_evict``, and whom it belonged to.
 
-        As after `clear`, a tombstone stays; it holds numbers only.
+        As after `clear`, a tombstone stays; it holds numbers only. What the report counts: see `Erasure`.
         """
         return await index.erase(self._store, self._store.place(conversation_id))
 
     async def erase_user(self, user_id: str) -> Erasure:
-        """Erase all conversations of a user.
+        """Erase all conversations of a user: those of which any write named this ``user_id``, and their forks.
 
+        A conversation that was only ever written without ``user_id=`` is nobody's, and stays: pass it on every write.
         A write that is under way is erased with them, or begins a conversation anew and is in the index again. If this
         fails half-way, do it again: what was not erased is still in the index.
         """

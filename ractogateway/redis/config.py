@@ -109,7 +109,7 @@ class ChatMemoryConfig(_Config):
     calls runs in a worker thread. They get messages in their provider's shape.
 
     Args:
-        max_turns: whole turns kept. A turn starts at a user message that carries more than tool results.
+        max_turns: whole turns kept. A turn starts at a user message that carries no tool result.
         max_tokens: tokens kept, those of system and developer messages included; None for no bound. Whole turns leave
             until the rest fits; one turn that is larger alone is kept, and counted in ``stats``.
         ttl_seconds: how long an untouched conversation lives, to the millisecond; None keeps it for ever.

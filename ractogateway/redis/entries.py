@@ -32,6 +32,7 @@ __all__ = [
     "encode_entry",
     "entry_kind",
     "estimate_tokens",
+    "is_for_others",
     "split_entry",
 ]
 
@@ -113,6 +114,12 @@ def entry_kind(entry: bytes | str) -> Kind | None:
     if header[:1] not in _VERSIONS:
         return None
     return _KINDS.get(header[1:])
+
+
+def is_for_others(entry: bytes) -> bool:
+    """Whether somebody else may read an entry that cannot be read here: it is encrypted, or of a later release."""
+    split = split_entry(entry)
+    return entry_kind(entry) is not None and (split is None or split[0] == SEALED)
 
 
 def estimate_tokens(entry: bytes) -> int:

@@ -1,7 +1,8 @@
 """What a message may be, and where a turn starts.
 
-A **turn** starts at a message of role user that carries more than tool results. Anthropic and Gemini return a tool's
-result under the role user: cutting there would leave a result whose call is gone, which every provider refuses.
+A **turn** starts at a message of role user that carries no tool result. Anthropic and Gemini return a tool's result
+under the role user, alone or beside a text: cutting there would leave a result whose call is gone, which every provider
+refuses.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def kind_of(message: Mapping[str, Any]) -> Kind:
     role = message["role"]
     if role in _PINNED_ROLES:
         return "P"
-    return "U" if role == "user" and not _carries_only_tool_results(message) else "M"
+    return "U" if role == "user" and not _carries_a_tool_result(message) else "M"
 
 
 def takes_part_in_tool_use(message: Mapping[str, Any]) -> bool:
@@ -67,23 +68,16 @@ def takes_part_in_tool_use(message: Mapping[str, Any]) -> bool:
     )
 
 
-def _carries_only_tool_results(message: Mapping[str, Any]) -> bool:
+def _carries_a_tool_result(message: Mapping[str, Any]) -> bool:
     content, parts = message.get("content"), message.get("parts")
-    if isinstance(content, str) and content:
-        return False
-    carried = [_is_anthropic_result(part) for part in content] if isinstance(content, list) else []
-    if isinstance(parts, list):
-        carried += [_is_gemini_result(part) for part in parts]
-    return bool(carried) and all(carried)
-
-
-def _is_anthropic_result(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "tool_result"
-
-
-def _is_gemini_result(part: object) -> bool:
-    # A part dumped from Gemini's own class names every possible field and sets the unused ones to None.
-    return isinstance(part, dict) and any(part.get(key) is not None for key in _GEMINI_RESULT)
+    return any(
+        isinstance(part, dict)
+        # A part dumped from Gemini's own class names every possible field and sets the unused ones to None.
+        and (part.get("type") == "tool_result" or any(part.get(key) is not None for key in _GEMINI_RESULT))
+        for listed in (content, parts)
+        if isinstance(listed, list)
+        for part in listed
+    )
 
 
 def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: int) -> dict[str, Any]:
@@ -116,8 +110,16 @@ def check_message(message: Mapping[str, Any] | Message, *, max_message_bytes: in
 def _fields_of(message: object) -> dict[str, Any]:
     if isinstance(message, (Mapping, Message)):
         # Iterating over a Message yields its fields as they are; model_dump would turn bytes and tuples into JSON.
-        return dict(message)
-    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}")
+        fields = dict(message)
+        if isinstance(message, Message) and "content" not in message.model_fields_set:
+            fields.pop("content", None)  # Gemini's messages have none: they go back as they came
+        return fields
+    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}{_hint(message)}")
+
+
+def _hint(value: object) -> str:
+    """What to do with an object of a provider's package."""
+    return ": pass its model_dump()" if hasattr(type(value), "model_dump") else ""
 
 
 def _check_content(fields: dict[str, Any]) -> None:
@@ -130,7 +132,7 @@ def _check_content(fields: dict[str, Any]) -> None:
         )
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}")
+            raise InvalidTypeError(f"message.content[{index}] must be a dict, not {type(part).__name__}{_hint(part)}")
 
 
 def to_json(message: Mapping[str, Any]) -> str:
@@ -175,7 +177,7 @@ def _bytes_at_most(value: object, path: tuple[str | int, ...]) -> int:
     if isinstance(value, dict):
         return 2 + sum(_member_bytes_at_most(key, item, path) for key, item in value.items())
     raise InvalidTypeError(
-        f"{_spell(path)} must be a dict, list, str, int, float, bool or None, not {type(value).__name__}"
+        f"{_spell(path)} must be a dict, list, str, int, float, bool or None, not {type(value).__name__}{_hint(value)}"
     )
 
 

@@ -183,3 +183,29 @@ def test_pinned_messages_have_a_hard_cap(make):
     with pytest.raises(ValueError, match="64 system and developer messages"):
         memory.append("c", "developer", "one too many")
     assert memory.count("c") == 64
+
+
+def test_a_tool_result_beside_a_text_keeps_its_call(make_on_one):
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]}
+    result = {
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "3"}, {"type": "text", "text": "and?"}],
+    }
+    turn = [{"role": "user", "content": "q"}, call, result, {"role": "assistant", "content": "a"}]
+    memory = make_on_one("memory", config=ChatMemoryConfig(max_turns=1))
+    memory.extend("c", turn)
+    assert memory.get_history("c") == memory.get_history("c", last=1) == turn
+    assert memory.get_page("c", limit=1).messages == turn
+
+
+def test_message_objects_go_back_as_they_came(make_on_one):
+    memory = make_on_one("memory")
+    turn = [
+        {"role": "user", "parts": [{"text": "weather?"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "weather", "args": {}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {}}}]},
+        {"role": "model", "content": None, "tool_calls": [{"id": "1"}]},
+    ]
+    memory.extend("c", turn)
+    memory.replace("c", memory.get_messages("c"))
+    assert memory.get_history("c") == turn

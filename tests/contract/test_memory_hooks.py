@@ -7,6 +7,7 @@ import os
 import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
+from ractogateway.messages import Message
 from ractogateway.redis import ChatMemoryConfig, Encryption, RedisChatMemory
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -47,6 +48,12 @@ def test_what_redact_raises_reaches_the_caller_and_nothing_is_written(make):
     with pytest.raises(LookupError, match="cannot"):
         memory.append("c", "user", "hi")
     assert memory.count("c") == 0
+
+
+def test_redact_may_return_a_message_object(make):
+    memory = make("memory", config=ChatMemoryConfig(redact=lambda each: Message(role=each["role"], content="***")))
+    memory.append("c", "user", "4111 1111")
+    assert memory.get_history("c") == [{"role": "user", "content": "***"}]
 
 
 @pytest.mark.parametrize("bad", [None, "text", {"role": "nobody"}, {"content": "x"}, {"role": "user", "content": 5}])
@@ -140,6 +147,26 @@ def test_a_blocking_face_takes_no_coroutine_function(name):
 
     with pytest.raises(InvalidTypeError, match=name):
         RedisChatMemory(config=ChatMemoryConfig(**{name: hook}))
+
+
+def test_what_this_process_cannot_read_waits_for_one_that_can(make):
+    told, told_late = [], []
+    secret = Encryption({"k1": OLD}, current="k1")
+
+    def config(into):
+        return ChatMemoryConfig(max_turns=1, on_evict=lambda _id, messages: into.extend(messages))
+
+    make("memory", encryption=secret).extend("c", turn(0) + turn(1)[:1])
+    late = make("memory", encryption=Encryption({"k2": NEW}, current="k2"), config=config(told_late))
+    late.extend("c", turn(1)[1:])
+    for number in (2, 3, 4):
+        late.extend("c", turn(number))
+    assert told_late == turn(2) + turn(3), "what it can read does not wait"
+    assert late.stats.skipped
+    both = make("memory", encryption=Encryption({"k1": OLD, "k2": NEW}, current="k2"), config=config(told))
+    assert both.deliver_evicted("c") == 4
+    assert told == turn(0) + turn(1)
+    assert both.deliver_evicted("c") == late.deliver_evicted("c") == 0
 
 
 # Encryption

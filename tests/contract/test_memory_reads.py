@@ -92,11 +92,11 @@ def test_what_was_trimmed_since(make):
     seen = memory.extend("c", turns(0, 3))
     memory.extend("c", turn(3))
     changes = memory.get_changes("c", seen)
-    assert (changes.messages, changes.dropped, changes.anew) == (turn(3), 2, False)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turn(3), 2, 4, False)
     for number in range(4, 9):  # more than the whole conversation
         memory.extend("c", turn(number))
     changes = memory.get_changes("c", seen)
-    assert (changes.messages, changes.dropped, changes.anew) == (turns(6, 9), 6, False)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turns(6, 9), 6, 0, False)
 
 
 def test_what_cannot_be_told_in_parts_is_told_anew(memory):
@@ -174,6 +174,35 @@ def test_a_role_of_a_later_release_is_in_the_history_and_no_message_object(memor
     assert memory.stats.skipped == 1
 
 
+def test_older_messages_stand_in_for_tool_use_that_is_left_out_too(make, spoil):
+    memory = make("memory")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    memory.extend("c", [*turns(0, 5), turn(5)[0], call, result, result, result, turn(5)[1]])
+    spoil(-2, b"9M17|later")
+    assert memory.get_history("c", last=6) == turns(3, 6)
+    assert memory.get_page("c", limit=6).messages == turns(3, 6)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'1M{"role":"assistant","content":5}',
+        b'1M{"role":"assistant","content":"x","\\ud800":1}',
+        b'1M{"role":"critic"}',
+    ],
+    ids=repr,
+)
+def test_one_odd_entry_costs_itself_and_the_tool_use_of_its_turn(make, spoil, odd):
+    memory = make("memory")
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    memory.extend("c", [*turn(0), turn(1)[0], turn(1)[1], result, *turn(2)])
+    spoil(-4, odd)
+    assert len(memory.get_history("c")) == 7
+    assert memory.get_messages("c") == [Message(**each) for each in [*turn(0), turn(1)[0], *turn(2)]]
+    assert memory.stats.skipped == 2
+
+
 @pytest.mark.parametrize("spoilt", [-3, -2])
 def test_neither_call_nor_result_comes_without_the_other(make, spoil, spoilt):
     memory = make("memory")
@@ -206,3 +235,46 @@ def test_numbers_that_make_no_sense(make, bad):
             memory.get_page("c", before=bad)
     with pytest.raises(InvalidTypeError):
         memory.get_changes("c", None)
+
+
+def applied(copy: list[dict], changes) -> list[dict]:
+    """What the docstring of `ConversationChanges` says."""
+    if changes.anew:
+        return changes.messages
+    pinned = [message for message in copy if message["role"] == "system"]
+    body = copy[len(pinned) :]
+    if changes.dropped:
+        body = body[len(body) - changes.kept :]
+    return pinned + body + changes.messages
+
+
+@pytest.mark.parametrize("spoilt", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_copy_stays_right_when_something_cannot_be_read(make, spoil, spoilt, torn):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=2))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    conversation = [SYSTEM, *turn(0), turn(1)[0], call, result, turn(1)[1], *turns(2, 5), turn(5)[0], call, result]
+    copy, seen = [], 0
+    for number, message in enumerate(conversation):
+        memory.extend("c", [message])
+        if number == spoilt:
+            spoil(-1, b"9M17|later" if message["role"] != "user" else b"9U17|later")
+        if not torn and message["role"] == "user":
+            continue
+        changes = memory.get_changes("c", seen)
+        copy, seen = applied(copy, changes), changes.revision
+        assert copy == memory.get_history("c")
+
+
+def test_what_was_appended_is_still_told_alone_where_all_can_be_read(make):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=2))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+    seen = memory.extend("c", [*turn(0), turn(1)[0], call])
+    result = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    seen = memory.extend("c", [result])
+    changes = memory.get_changes("c", seen - 1)
+    assert (changes.messages, changes.anew) == ([result], False)
+    memory.extend("c", turn(2))
+    changes = memory.get_changes("c", seen)
+    assert (changes.messages, changes.dropped, changes.kept, changes.anew) == (turn(2), 2, 3, False)

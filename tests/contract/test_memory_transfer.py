@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
-from ractogateway.redis import ChatMemoryConfig
+from ractogateway.redis import ChatMemoryConfig, Encryption
 
 AWKWARD = [
     {"role": "system", "content": "S"},
@@ -47,6 +48,10 @@ def test_a_fork_needs_messages_and_room(make):
     memory.clear("d")
     assert memory.fork("c", "d", request_id="r") == memory.fork("c", "d", request_id="r") == 3
     assert memory.get_history("d") == turn(0)
+    memory.clear("c")
+    assert memory.fork("c", "d", request_id="r") == 3, "sent again after the source was cleared"
+    with pytest.raises(InvalidValueError, match="source"):
+        memory.fork("c", "d", request_id="another")
 
 
 def test_an_export_is_one_message_a_line(make):
@@ -67,6 +72,12 @@ def test_an_import_is_what_was_exported(make):
     memory.import_("from lines", lines.split("\n"))
     for conversation in ("from str", "from bytes", "from lines"):
         assert memory.get_history(conversation) == AWKWARD
+
+
+def test_an_import_takes_a_lone_surrogate_as_it_is(make):
+    memory = make("memory")
+    memory.import_("c", json.dumps(AWKWARD[1], ensure_ascii=False))
+    assert memory.get_history("c") == [AWKWARD[1]]
 
 
 def test_a_long_import(make):
@@ -165,4 +176,53 @@ def test_a_conversation_that_has_begun_is_not_mixed_with_an_older_one(make, olde
     with pytest.raises(InvalidValueError, match="clear it first"):
         memory.migrate("session-abc")
     assert memory.get_history("session-abc") == turn(1)
+    assert any_server.command("LLEN", "ractogateway:memory:session-abc") == 2
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+
+
+def test_a_migration_leaves_no_result_without_its_call(make, older):
+    question, answer = turn(1)
+    older(*turn(0), question, b"junk", RESULT, answer, question, CALL, RESULT, answer)
+    memory = make("memory")
+    assert memory.migrate("session-abc") == 8
+    assert memory.get_history("session-abc") == [*turn(0), question, answer, question, CALL, RESULT, answer]
+    assert memory.stats.skipped == 2
+
+
+def test_a_fork_leaves_no_result_without_its_call(make, any_server):
+    keys = {"k1": os.urandom(32), "k2": os.urandom(32)}
+    both = make("memory", encryption=Encryption(keys, current="k1"))
+    question, answer = turn(1)
+    both.extend("c", [*turn(0), question, CALL])
+    late = make("memory", encryption=Encryption({"k2": keys["k2"]}, current="k2"))
+    late.extend("c", [RESULT, answer, question, CALL, RESULT, answer])
+    late.fork("c", "d")
+    assert late.count("d") == 5
+    assert both.get_history("d") == [answer, question, CALL, RESULT, answer]
+    assert late.get_history("d") == late.get_history("c")
+
+
+@pytest.mark.parametrize("written_again", [True, False])
+def test_a_list_that_was_written_again_is_brought_over_again_and_not_deleted_unread(make, older, written_again):
+    older(*turn(0))
+    memory = make("memory")
+    assert memory.migrate("session-abc") == 2
+    if written_again:
+        memory.clear("session-abc")
+    older(*turn(0))  # by a replica of the older release
+    assert memory.migrate("session-abc") == 2
+    assert memory.get_history("session-abc") == turn(0)
+
+
+def test_a_list_that_cannot_be_brought_over_again_stays(make, older, any_server):
+    older(*turn(0))
+    memory = make("memory")
+    memory.migrate("session-abc")
+    memory.replace("session-abc", turn(1))
+    older(*turn(0))
+    with pytest.raises(InvalidValueError, match="clear it first"):
+        memory.migrate("session-abc")
     assert any_server.command("LLEN", "ractogateway:memory:session-abc") == 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from servers import no_key_without_ttl
 
-from ractogateway.errors import InvalidTypeError, InvalidValueError, RevisionConflict
-from ractogateway.redis import ChatMemoryConfig
+from ractogateway.errors import InvalidTypeError, InvalidValueError, RevisionConflict, StoreRefused
+from ractogateway.redis import ChatMemoryConfig, Encryption
 
 
 @pytest.fixture
@@ -162,3 +162,45 @@ def test_an_emptied_conversation_leaves_nothing_for_ever(make, any_server):
     memory.replace("d", turn(0))
     memory.replace("d", [])
     no_key_without_ttl(any_server.url, "ractogateway:")
+
+
+@pytest.mark.parametrize("bad", [b"9M17|later", b"3M5|sealed"], ids=repr)
+def test_pop_deletes_nothing_that_somebody_else_may_read(make, any_server, bad):
+    if "fake" in make.face:
+        pytest.skip("the server of a fake is its client's own")
+    memory = make("memory")
+    memory.extend("c", turn(0))
+    with any_server.client() as client:
+        (key,) = client.keys("*:messages")
+        client.lset(key, -1, bad)
+        with pytest.raises(StoreRefused, match="key that is not here") as caught:
+            memory.pop("c")
+        assert caught.value.code == "UNREADABLE"
+        client.lset(key, -2, b"junk")
+        with pytest.raises(StoreRefused):
+            memory.pop("c")
+        assert client.lrange(key, 0, -1) == [b"junk", bad]
+
+
+def test_pop_takes_what_is_corrupt_only_with_a_message(make, any_server):
+    if "fake" in make.face:
+        pytest.skip("the server of a fake is its client's own")
+    memory = make("memory")
+    memory.extend("c", turn(0))
+    with any_server.client() as client:
+        (key,) = client.keys("*:messages")
+        client.rpush(key, b"junk", b"1M{")
+        assert memory.pop("c") == turn(0)[1]
+        assert client.lrange(key, 1, -1) == []
+        client.lset(key, 0, b"junk")
+        assert memory.pop("c") is None
+        assert client.lrange(key, 0, -1) == [b"junk"]
+
+
+def test_pop_without_the_key_keeps_the_conversation(make):
+    secret = Encryption({"k1": bytes(32)}, current="k1")
+    writer = make("memory", encryption=secret)
+    writer.extend("c", turn(0))
+    with pytest.raises(StoreRefused):
+        make("memory").pop("c")
+    assert writer.get_history("c") == turn(0)

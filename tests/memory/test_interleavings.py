@@ -117,6 +117,42 @@ def test_no_copy_escapes_an_erasure(client, order):
     assert not any(client.exists(MemoryKeys.of(PREFIX, "", where).messages) for where in "ab")
 
 
+@given(st.permutations([0] * 8 + [1] * 9 + [2] * 4))
+@settings(interleaved, max_examples=200)
+def test_no_copy_outlives_its_source_that_was_begun_anew(client, order):
+    client.flushdb()
+    RedisChatMemory(client=client).append("a", "user", "secret", user_id="u")
+    memory = SteppedMemory(client=client)
+    actors = [
+        Actor(memory.fork("a", "b")),
+        Actor(memory.erase_user("u")),
+        Actor(memory.append("a", "user", "new", user_id="u")),
+    ]
+    for who in order:
+        if who == 2 and not actors[1].done:
+            continue  # it is begun anew after it was erased
+        if not actors[who].done:
+            actors[who].step()
+    actors[1].finish()
+    actors[2].finish()
+    actors[0].finish()
+    assert {"role": "user", "content": "secret"} not in RedisChatMemory(client=client).get_history("b")
+
+
+def test_a_copy_that_was_written_to_is_not_erased_with_its_source(client):
+    client.flushdb()
+    plain = RedisChatMemory(client=client)
+    plain.append("a", "user", "secret", user_id="u")
+    fork = Actor(SteppedMemory(client=client).fork("a", "b"))
+    while not plain.count("b"):
+        fork.step()
+    plain.append("b", "user", "and mine")
+    plain.erase("a")
+    fork.finish()
+    assert plain.count("b") == 2
+    assert plain.conversations("u") == ["b"], "erase_user finds it"
+
+
 @given(st.permutations([0] * 7 + [1] * 4))
 @settings(interleaved, max_examples=300)
 def test_no_copy_is_left_outside_its_users_index(client, order):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 from memory_driver import DAY_MS, HOUR_MS, Conversation, plain_turns, user
-from memory_model import APPLIED, FOREIGN, OCCUPIED, REPLAYED, UNINDEXED
+from memory_model import APPLIED, CONFLICT, FOREIGN, OCCUPIED, REPLAYED, UNINDEXED
 from servers import Server
 
 from ractogateway.redis.scripts.loading import load
@@ -32,11 +32,11 @@ CLAIM, SETTLE, ERASE = ["e", "delivering", "lease"], ["e", "delivering", "lease"
 
 
 def claim(run, token, lease=60_000):
-    return run("claim", CLAIM, token, lease)
+    return run("claim", CLAIM, token, lease, DAY_MS)
 
 
-def settle(run, token, delivered="1"):
-    return run("settle", SETTLE, token, delivered)
+def settle(run, token, delivered="1", *others):
+    return run("settle", SETTLE, token, delivered, *others)
 
 
 def test_what_is_trimmed_waits_in_order_and_as_it_was(conversation, run):
@@ -70,6 +70,30 @@ def test_a_claim_that_ran_out_settles_nothing(conversation, run):
     settle(run, "A")
     conversation.client.delete(conversation._base + "lease")
     assert claim(run, "D") == taken == plain_turns(1, first=1)
+
+
+def test_what_only_others_can_read_waits_on_in_front_and_is_no_reason_to_go_on(conversation, run):
+    conversation.extend(*plain_turns(3), max_turns=1, hooked=HOUR_MS)
+    first = claim(run, "A")
+    assert settle(run, "A", "1", *first[:2]) == 0
+    assert conversation.client.hexists(conversation.state, "v"), "every write tries again"
+    assert HOUR_MS < conversation.client.pttl(conversation.evicted) <= DAY_MS
+    assert not conversation.client.exists(conversation._base + "delivering")
+    conversation.extend(*plain_turns(1, first=3), max_turns=1, hooked=HOUR_MS)
+    assert claim(run, "B") == first[:2] + plain_turns(1, first=2)
+    assert settle(run, "B") == 0
+    assert not conversation.client.hexists(conversation.state, "v")
+
+
+def test_attempts_that_fail_let_nothing_run_out(conversation, run):
+    conversation.extend(*plain_turns(2), max_turns=1, hooked=HOUR_MS)
+    claim(run, "A")
+    delivering = conversation._base + "delivering"
+    assert DAY_MS - 10_000 < conversation.client.pttl(delivering) <= DAY_MS
+    settle(run, "A", delivered="0")
+    conversation.client.pexpire(delivering, 1_000)
+    claim(run, "B")
+    assert DAY_MS - 10_000 < conversation.client.pttl(delivering) <= DAY_MS
 
 
 def test_a_claim_is_prolonged_while_it_holds(conversation, run):
@@ -141,10 +165,11 @@ def test_an_erasure_is_for_the_owner_only_and_takes_what_waits(conversation, run
     conversation.extend(*plain_turns(3), max_turns=1, hooked=HOUR_MS)
     claim(run, "A")
     conversation.extend(*plain_turns(1), max_turns=1, hooked=HOUR_MS)
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"other")[:2] == [FOREIGN, 3]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"other", "")[:2] == [FOREIGN, 3]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", 2)[:2] == [CONFLICT, 3]
     # 8 messages so far, 2 of them still in the list.
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag")[:6] == [APPLIED, 4, 2, 0, 0, 7]
-    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag")[:2] == [REPLAYED, 4]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", "")[:6] == [APPLIED, 4, 2, 0, 0, 7]
+    assert run("erase", keys, HOUR_MS, DAY_MS, b"tag", "")[:2] == [REPLAYED, 4]
     left = set(conversation.client.scan_iter(match=conversation._base.replace("{", "[{]") + "*"))
     assert all(b":s" in key or b":o" in key for key in left), left
     assert conversation.client.hmget(conversation.state, "u", "x", "v") == [None] * 3
@@ -201,17 +226,20 @@ def test_a_list_is_discarded_only_as_it_was_read(conversation, run):
 @pytest.mark.parametrize(
     ("script", "kinds", "arguments"),
     [
-        ("claim", CLAIM, ["", 1]),
-        ("claim", CLAIM, ["A", 0]),
-        ("claim", CLAIM, ["A", "x"]),
+        ("claim", CLAIM, ["", 1, 1]),
+        ("claim", CLAIM, ["A", 0, 1]),
+        ("claim", CLAIM, ["A", "x", 1]),
+        ("claim", CLAIM, ["A", 1, ""]),
+        ("claim", CLAIM, ["A", 1, 0]),
         ("renew", ["lease"], ["A", 0]),
         ("enlist", ["index"], ["", 1, 1]),
         ("enlist", ["index"], ["a", "x", 1]),
         ("enlist", ["index"], ["a", 1, ""]),
         ("delist", ["index"], ["a", "", 0]),
         ("delist", ["index"], ["a", 1, ""]),
-        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [0, 1, ""]),
-        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 0.5, ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [0, 1, "", ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 0.5, "", ""]),
+        ("erase", ["l", "s", "o", "e", "delivering", "lease"], [1, 1, "", "x"]),
         ("window", "ls", [0, ""]),
         ("window", "ls", ["x", ""]),
         ("window", "ls", [1, -1]),

@@ -7,6 +7,7 @@ import json
 from types import MappingProxyType
 
 import pytest
+from pydantic import BaseModel
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message, MessageRole
@@ -125,16 +126,13 @@ def test_a_turn_starts_at_the_user_and_not_at_a_tool_result(turn, kinds):
         {"content": None},
         {"content": []},
         {"parts": []},
-        {"content": [{"type": "tool_result"}, {"type": "text", "text": "and?"}]},
-        {"content": "and?", "parts": [{"functionResponse": {}}]},
-        {"content": [{"type": "tool_result"}], "parts": [{"text": "and?"}]},
-        {"parts": [{"functionResponse": {}}, {"text": "and?"}]},
+        {"content": [{"type": "text", "text": "and?"}]},
         {"parts": [{"text": "hi", "function_response": None}]},
         {"parts": "hi"},
     ],
     ids=str,
 )
-def test_a_user_message_with_anything_but_tool_results_starts_a_turn(fields):
+def test_a_user_message_without_a_tool_result_starts_a_turn(fields):
     assert kind_of({"role": "user", **fields}) == "U"
 
 
@@ -144,10 +142,15 @@ def test_a_user_message_with_anything_but_tool_results_starts_a_turn(fields):
         {"content": [{"type": "tool_result"}, {"type": "tool_result"}]},
         {"content": None, "parts": [{"text": None, "function_response": {"name": "f"}}]},
         {"content": "", "parts": [{"functionResponse": {}}, {"functionResponse": {}}]},
+        {"content": [{"type": "tool_result"}, {"type": "text", "text": "and?"}]},
+        {"content": [{"type": "text", "text": ""}, {"type": "tool_result"}]},
+        {"content": "and?", "parts": [{"functionResponse": {}}]},
+        {"content": [{"type": "tool_result"}], "parts": [{"text": "and?"}]},
+        {"parts": [{"functionResponse": {}}, {"text": "and?"}]},
     ],
     ids=str,
 )
-def test_a_user_message_of_tool_results_alone_does_not(fields):
+def test_a_user_message_with_a_tool_result_does_not_whatever_else_it_carries(fields):
     assert kind_of({"role": "user", **fields}) == "M"
 
 
@@ -283,3 +286,19 @@ def test_the_limit_is_the_size_of_the_json_to_the_byte(text):
     with pytest.raises(InvalidValueError, match=f"{size - 1} .*{size}") as caught:
         check_message(message, max_message_bytes=size - 1)
     assert text[:4] not in str(caught.value)
+
+
+class Foreign(BaseModel):
+    """What a provider's package hands out."""
+
+    role: str = "assistant"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Foreign(), {"role": "assistant", "tool_calls": [Foreign()]}, {"role": "assistant", "content": [Foreign()]}],
+    ids=["message", "value", "part"],
+)
+def test_an_object_of_a_providers_package_is_told_what_to_do(message):
+    with pytest.raises(InvalidTypeError, match=r"not Foreign: pass its model_dump\(\)$"):
+        check_message(message, max_message_bytes=LIMIT)

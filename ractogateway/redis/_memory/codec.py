@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ractogateway._checks import check_tokens
@@ -24,7 +24,7 @@ from ractogateway.redis.entries import (
 )
 from ractogateway.redis.keys import MemoryKeys
 from ractogateway.redis.transport import Port
-from ractogateway.redis.turns import check_message, takes_part_in_tool_use, to_json
+from ractogateway.redis.turns import Kind, check_message, kind_of, takes_part_in_tool_use, to_json
 
 T = TypeVar("T")
 JsonMessage = dict[str, Any]
@@ -63,7 +63,7 @@ class Codec:
         if self._redact is not None:
             # A copy: the caller keeps the original as it was.
             redacted = await self._of_each(self._redact, copy.deepcopy(checked))
-            checked = [check_message(_mapping(message), max_message_bytes=self._limit) for message in redacted]
+            checked = [check_message(_redacted(message), max_message_bytes=self._limit) for message in redacted]
         counts: Sequence[int | None] = [None] * len(checked)
         if self._count_tokens is not None:
             told = await self._of_each(self._count_tokens, checked)
@@ -79,19 +79,11 @@ class Codec:
     def attempt(self, keys: MemoryKeys, entries: Sequence[bytes]) -> Decoded:
         """`decode` for a caller who may try again, and counts later."""
         read: list[JsonMessage] = []
-        turn: list[JsonMessage] = []
         unreadable = 0
-        is_whole = True
-        for entry in entries:
-            if entry_kind(entry) == "U":
-                read += turn if is_whole else _without_tool_use(turn)
-                turn, is_whole = [], True
-            message = self._message(keys, entry)
-            if message is None:
-                unreadable, is_whole = unreadable + 1, False
-            else:
-                turn.append(message)
-        read += turn if is_whole else _without_tool_use(turn)
+        for turn in in_turns(entries, entry_kind):
+            found = [message for entry in turn if (message := self._message(keys, entry)) is not None]
+            unreadable += len(turn) - len(found)
+            read += found if len(found) == len(turn) else [each for each in found if not takes_part_in_tool_use(each)]
         return Decoded(read, unreadable)
 
     def read(self, keys: MemoryKeys, entry: bytes) -> JsonMessage | None:
@@ -101,12 +93,25 @@ class Codec:
     def transplant(self, source: MemoryKeys, target: MemoryKeys, entries: Sequence[bytes]) -> list[bytes]:
         """The same entries for another conversation: what is encrypted is encrypted for its new place.
 
-        Plain entries are copied as they are, also those of a later release. What cannot be decrypted is left out.
+        Plain entries are copied as they are, also those of a later release. What cannot be decrypted is left out, and
+        with it what cannot be read of its turn or takes part in tool use, see `Decoded`: what is hidden by a reader for
+        as long as the turn is not whole would stand there for good without its counterpart.
         """
-        moved = [self._moved(source, target, entry) for entry in entries]
-        kept = [entry for entry in moved if entry is not None]
-        self.counters.skipped(len(entries) - len(kept))
-        return kept
+        moved: list[bytes] = []
+        for turn in in_turns(entries, entry_kind):
+            pairs = [(self._moved(source, target, entry), entry) for entry in turn]
+            is_whole = all(copied is not None for copied, _ in pairs)
+            moved += [
+                copied
+                for copied, entry in pairs
+                if copied is not None and (is_whole or self._stands_alone(source, entry))
+            ]
+        self.counters.skipped(len(entries) - len(moved))
+        return moved
+
+    def _stands_alone(self, keys: MemoryKeys, entry: bytes) -> bool:
+        message = self._message(keys, entry)
+        return message is not None and not takes_part_in_tool_use(message)
 
     def _entry(self, keys: MemoryKeys, message: JsonMessage, tokens: int | None) -> bytes:
         entry = encode_entry(message, tokens=tokens)
@@ -163,8 +168,36 @@ class Codec:
         return results  # type: ignore[return-value]
 
 
-def _without_tool_use(turn: list[JsonMessage]) -> list[JsonMessage]:
-    return [message for message in turn if not takes_part_in_tool_use(message)]
+def in_turns(items: Sequence[T], kind: Callable[[T], Kind | None]) -> Iterator[Sequence[T]]:
+    """Entries or messages, turn by turn; an entry without a valid header belongs to the turn it stands in."""
+    start = 0
+    for index, item in enumerate(items):
+        if index > start and kind(item) == "U":
+            yield items[start:index]
+            start = index
+    if items:
+        yield items[start:]
+
+
+def as_objects(history: Sequence[JsonMessage]) -> list[Message]:
+    """Those that `Message` can hold (which holds nothing of a later release, say), by the rule of `Decoded`."""
+    objects: list[Message] = []
+    for turn in in_turns(history, kind_of):
+        found = [_as_object(message) for message in turn]
+        is_whole = None not in found
+        objects += [
+            each
+            for each, message in zip(found, turn, strict=True)
+            if each is not None and (is_whole or not takes_part_in_tool_use(message))
+        ]
+    return objects
+
+
+def _as_object(message: JsonMessage) -> Message | None:
+    try:
+        return Message.model_validate(message)
+    except ValueError:  # pydantic's ValidationError is one
+        return None
 
 
 def _checked_count(value: object) -> int:
@@ -174,9 +207,9 @@ def _checked_count(value: object) -> int:
     return count
 
 
-def _mapping(message: object) -> Mapping[str, Any]:
-    if not isinstance(message, Mapping):
-        raise InvalidTypeError(f"redact must return a message, not {type(message).__name__}")
+def _redacted(message: object) -> Mapping[str, Any] | Message:
+    if not isinstance(message, (Mapping, Message)):
+        raise InvalidTypeError(f"redact must return a mapping or a Message, not {type(message).__name__}")
     return message
 
 

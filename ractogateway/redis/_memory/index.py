@@ -54,14 +54,14 @@ async def conversations(store: Store, user_tag: bytes) -> list[str]:
     return found
 
 
-async def erase(store: Store, place: Place) -> Erasure:
-    """Erase one conversation, whoever it belongs to."""
+async def erase(store: Store, place: Place, *, at_revision: int | None = None) -> Erasure:
+    """Erase one conversation, whoever it belongs to; only at this revision, if one is given."""
     user_tag = await store.port.run(calls.owner_of(place.keys))
     member, index = member_of(place.id), store.index(user_tag)
     score = await store.port.run(calls.score_of(index, member)) if user_tag else None
-    guard = store.guard()
+    guard = store.guard(expected_revision=at_revision)
     reply = await store.port.run(calls.erase_conversation(place.keys, store.terms, guard, user_tag=b""))
-    if score is not None:
+    if score is not None and reply.status is not Status.CONFLICT:
         await store.port.run(calls.delist_conversation(index, member, score, is_over=True))
     return _sum([reply])
 

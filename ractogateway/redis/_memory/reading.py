@@ -9,6 +9,7 @@ from ractogateway.redis._memory.store import Place, Store
 from ractogateway.redis._memory.values import ConversationChanges, ConversationPage
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Window
+from ractogateway.redis.turns import kind_of, takes_part_in_tool_use
 
 
 class _Read(NamedTuple):
@@ -47,8 +48,18 @@ async def changes(store: Store, place: Place, since: int) -> ConversationChanges
     if glance.revision == since and (glance.counted_for or 0) == length:
         return ConversationChanges(revision=since, messages=[])
     delta = await store.port.run(calls.read_changes(place.keys, since=since))
-    messages = store.codec.decode(place.keys, delta.entries)
-    return ConversationChanges(delta.revision, messages, delta.left, delta.anew)
+    messages, unreadable = store.codec.attempt(place.keys, delta.entries)
+    if not (delta.anew or delta.left or unreadable or any(map(takes_part_in_tool_use, messages))):
+        return ConversationChanges(delta.revision, messages)
+    # Something that this reader cannot read, and its copy never had, may be among what has left, or in the turn that
+    # these messages go on with.
+    whole = delta if delta.anew else await store.port.run(calls.read_changes(place.keys, since=0))
+    everything, unreadable = store.codec.attempt(place.keys, whole.entries)
+    if delta.anew or unreadable or whole.revision != delta.revision:
+        store.counters.skipped(len(whole.entries) - len(everything))
+        return ConversationChanges(whole.revision, everything, anew=True)
+    kept = sum(kind_of(message) != "P" for message in everything) - len(messages)
+    return ConversationChanges(delta.revision, messages, delta.left, kept=kept)
 
 
 async def _window(store: Store, place: Place, last: int, before: int | None) -> _Read:
@@ -56,10 +67,10 @@ async def _window(store: Store, place: Place, last: int, before: int | None) -> 
     wanted = last
     while True:
         window = await store.port.run(calls.read_window(place.keys, last=wanted, before=before))
-        messages, unreadable = store.codec.attempt(place.keys, window.entries)
-        missing = last - (len(window.entries) - unreadable)
+        messages = store.codec.attempt(place.keys, window.entries).messages
+        missing, hidden = last - len(messages), len(window.entries) - len(messages)
         if missing <= 0 or not window.earlier:
             break
-        wanted += max(missing, unreadable)
-    store.counters.skipped(len(window.entries) - len(messages))
+        wanted += max(missing, hidden)
+    store.counters.skipped(hidden)
     return _Read(window, store.codec.decode(place.keys, window.pinned), messages)

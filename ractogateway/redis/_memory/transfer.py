@@ -10,27 +10,39 @@ from ractogateway.redis._memory import index
 from ractogateway.redis._memory.codec import JsonMessage, plain_json
 from ractogateway.redis._memory.store import Place, Store
 from ractogateway.redis._memory.writing import write_entries, write_messages
-from ractogateway.redis.entries import decode_payload
+from ractogateway.redis.entries import decode_payload, encode_entry
 from ractogateway.redis.keys import MemoryKeys
 from ractogateway.redis.scripts import memory_calls as calls
+from ractogateway.redis.scripts.memory_calls import Status
 from ractogateway.redis.turns import check_message
 
 
 async def fork(store: Store, source: Place, target: Place, request_id: str | None) -> int:
     """Copy a conversation into one without messages; the new one's revision. It belongs to the same user."""
     owner = await store.port.run(calls.owner_of(source.keys))
-    entries = await store.port.run(calls.read_conversation(source.keys))
-    moved = store.codec.transplant(source.keys, target.keys, entries)
-    if not moved:
-        raise InvalidValueError("source must be a conversation that holds messages")
+    read = await _changes(store, source, 0)  # all there is, and its revision
+    moved = store.codec.transplant(source.keys, target.keys, read.entries)
     guard = store.guard(request_id)
-    revision = await write_entries(store, target, moved, guard, mode="fill", user_tag=owner)
-    if await store.port.run(calls.owner_of(source.keys)) != owner:
-        # It was erased meanwhile (whose erasure may have looked for copies before this one was in the index), or became
-        # a user's (in whose index this copy is not).
-        await index.erase(store, target)
-        raise InvalidValueError("source must not be erased or change hands while it is copied: the copy was erased")
-    return revision
+    if not moved:
+        made = await store.port.run(calls.made_by(target.keys, guard))
+        if made is None:
+            raise InvalidValueError("source must be a conversation that holds messages")
+        return made  # sent again after the source was cleared
+    reply = await write_entries(store, target, moved, guard, mode="fill", user_tag=owner)
+    since = await _changes(store, source, read.revision)
+    begun_anew = since.anew and since.revision != read.revision
+    if begun_anew or await store.port.run(calls.owner_of(source.keys)) != owner:
+        # It was erased meanwhile (whose erasure may have looked for copies before this one was in the index), even if
+        # it was begun anew since; or became a user's (in whose index this copy is not).
+        await index.erase(store, target, at_revision=reply.revision)
+        raise InvalidValueError(
+            "source must be only appended to while it is copied: the copy was erased, unless written to since"
+        )
+    return reply.revision
+
+
+async def _changes(store: Store, place: Place, since: int) -> calls.Delta:
+    return await store.port.run(calls.read_changes(place.keys, since=since))
 
 
 async def export(store: Store, place: Place) -> str:
@@ -56,13 +68,18 @@ async def migrate(store: Store, place: Place, source_key: str | None, user_tag: 
     else:
         source = source_key.encode("utf-8", "surrogatepass")
     items = await store.port.run(calls.read_list(source))
-    messages = [message for item in items if (message := _usable(item, store)) is not None]
-    store.counters.skipped(len(items) - len(messages))
+    usable = [_usable(item, store) for item in items]
+    # As entries, so that what leaves a tool call without its result is left out by the same rule as in a reading.
+    messages = store.codec.decode(place.keys, [b"" if each is None else encode_entry(each) for each in usable])
     if not messages:
         return 0
     # Whoever migrates the same list at the same time does it once.
     request_id = "migrate " + hashlib.sha256(b"".join(b"%d:%b" % (len(item), item) for item in items)).hexdigest()
-    await write_messages(store, place, messages, store.guard(request_id), mode="fill", user_tag=user_tag)
+    entries = await store.codec.encode(place.keys, messages)
+    reply = await write_entries(store, place, entries, store.guard(request_id), mode="fill", user_tag=user_tag)
+    if reply.status is Status.REPLAYED and (await _changes(store, place, reply.revision)).anew:
+        # What was brought over may be gone (cleared, say), and the list have been written again by an older replica.
+        await write_entries(store, place, entries, store.guard(), mode="fill", user_tag=user_tag)
     if len(messages) == len(items):
         await store.port.run(calls.discard_list(source, items))
     return len(messages)
@@ -92,7 +109,7 @@ def _parsed(lines: str | bytes | Iterable[str]) -> list[JsonMessage]:
             raise InvalidTypeError(f"line {number} must be a str, not {type(line).__name__}")
         if not line.strip():
             continue
-        message = decode_payload(line.encode("utf-8", "surrogatepass"))
+        message = decode_payload(line.encode("utf-8", "backslashreplace"))  # a lone surrogate, as JSON escapes it
         if message is None:
             raise _not_a_message(number)
         messages.append(message)

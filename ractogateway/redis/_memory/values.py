@@ -15,8 +15,9 @@ class ConversationPage:
     Attributes:
         messages: the page, oldest first, without the pinned messages.
         pinned: all system and developer messages, in their order.
-        before: what to pass as ``before=`` for the page before this one; None where this is the first. Positions are
-            never given twice, so that pages do not shift when messages are appended or trimmed meanwhile.
+        before: what to pass as ``before=`` for the page before this one; None where this is the first. Pages do not
+            shift when messages are appended, trimmed, replaced or cleared meanwhile: no position is given twice, but
+            for those of messages that were popped.
         revision: the conversation's at the time of the reading.
         count: messages in the whole conversation.
         tokens: their tokens, as ``max_tokens`` counts them.
@@ -34,21 +35,23 @@ class ConversationPage:
 class ConversationChanges:
     """What happened to a conversation after a revision. False where nothing did.
 
-    Apply it to a copy: if ``anew``, the copy becomes ``messages``; else ``dropped`` messages leave from behind the
-    pinned ones, and ``messages`` come to the end.
+    Apply it to a copy: if ``anew``, the copy becomes ``messages``. Else, if ``dropped``, only the newest ``kept`` of
+    those behind the pinned ones stay. Then ``messages`` come to the end.
 
     Attributes:
         revision: the one to ask with next time.
         messages: what was appended, or all there is.
-        dropped: how many of the oldest messages left (unreadable ones are counted, as `count` counts them).
-        anew: ``messages`` is the whole history: it was cleared, replaced, popped, expired or pinned to, or the revision
-            is too long ago.
+        dropped: how many of the oldest messages left. Those that cannot be read, and are in no copy, are counted.
+        anew: ``messages`` is the whole history: it was cleared, replaced, popped, expired or pinned to, something in it
+            cannot be read, or the revision is too long ago.
+        kept: how many of the older messages stay behind the pinned ones, where some left.
     """
 
     revision: int
     messages: list[dict[str, Any]] = field(repr=False)
     dropped: int = 0
     anew: bool = False
+    kept: int = 0
 
     def __bool__(self) -> bool:
         return self.anew or bool(self.messages) or self.dropped > 0
@@ -56,7 +59,8 @@ class ConversationChanges:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure removed.
+    """What an erasure removed, as the server's replies told: where one was lost and the call was sent again, what had
+    been removed by then is not counted.
 
     Attributes:
         conversations: those that held anything.

@@ -17,6 +17,7 @@ from ractogateway.messages import Message
 from ractogateway.redis._memory import index, outbox
 from ractogateway.redis._memory.codec import JsonMessage
 from ractogateway.redis._memory.store import Place, Store
+from ractogateway.redis.entries import is_for_others
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Guard, Mode, Status, WriteReply
 from ractogateway.redis.transport import Call
@@ -37,7 +38,7 @@ async def write_messages(
 ) -> int:
     """Check, redact, encode and write messages; the revision."""
     entries = await store.codec.encode(place.keys, messages)
-    return await write_entries(store, place, entries, guard, mode=mode, user_tag=user_tag)
+    return (await write_entries(store, place, entries, guard, mode=mode, user_tag=user_tag)).revision
 
 
 async def write_entries(
@@ -48,8 +49,8 @@ async def write_entries(
     *,
     mode: Mode = "append",
     user_tag: bytes = b"",
-) -> int:
-    """Write entries; the revision. Evicted ones are given to the hook."""
+) -> WriteReply:
+    """Write entries, or find that they have been written before. Evicted ones are given to the hook."""
 
     def extend(indexed_at: int | None) -> Call[WriteReply]:
         return calls.extend_conversation(
@@ -64,12 +65,12 @@ async def write_entries(
         raise InvalidValueError(
             f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
         ) from None
-    revision = revision_of(reply, guard)
+    revision_of(reply, guard)
     bound = store.terms.max_tokens
     if bound is not None and reply.tokens > bound:
         store.counters.oversized()
     await _after(store, place, reply)
-    return revision
+    return reply
 
 
 async def clear(store: Store, place: Place, guard: Guard) -> int:
@@ -81,7 +82,7 @@ async def clear(store: Store, place: Place, guard: Guard) -> int:
 
 
 async def pop(store: Store, place: Place, expected_revision: int | None) -> JsonMessage | None:
-    """Take the newest message off, and what stands behind it and cannot be read.
+    """Take the newest message off, and what stands behind it and nobody can read.
 
     Read first, then taken by name: a reply that gets lost takes no message with it.
     """
@@ -90,26 +91,37 @@ async def pop(store: Store, place: Place, expected_revision: int | None) -> Json
         if expected_revision is not None and expected_revision != revision:
             raise RevisionConflict(expected_revision, revision)
         tail, message = await _newest(store, place)
-        if not tail:
+        if message is None:
             return None
         guard = store.guard(expected_revision=revision)
         reply = await store.port.run(calls.pop_entries(place.keys, tail, store.terms, guard))
         if reply.status is not Status.CONFLICT:
-            store.counters.skipped(len(tail) - (message is not None))
+            store.counters.skipped(len(tail) - 1)
             await _after(store, place, reply)
             return message
     raise StoreUnavailable("the conversation changed so often that its newest message could not be taken")
 
 
 async def _newest(store: Store, place: Place) -> tuple[list[bytes], JsonMessage | None]:
-    """The entries from the newest that can be read on, and its message; all entries and None where none can."""
+    """The entries from the newest that can be read on, and its message; None where all are corrupt, or there are none.
+
+    Raises:
+        StoreRefused: somebody else may read what stands there: it is not ours to delete.
+    """
     count = _FIRST_TAIL
     while True:
         tail = await store.port.run(calls.read_tail(place.keys, count))
         for index_from_end in range(1, len(tail) + 1):
-            message = store.codec.read(place.keys, tail[-index_from_end])
+            entry = tail[-index_from_end]
+            message = store.codec.read(place.keys, entry)
             if message is not None:
                 return tail[-index_from_end:], message
+            if is_for_others(entry):
+                raise StoreRefused(
+                    "the newest message cannot be read here, and was not taken: it is of a later release, or encrypted "
+                    "by a key that is not here",
+                    code="UNREADABLE",
+                )
         if len(tail) < count:
             return tail, None
         count *= 4

@@ -150,8 +150,15 @@ def pop_entries(keys: MemoryKeys, tail: Sequence[bytes], terms: WriteTerms, guar
 def erase_conversation(keys: MemoryKeys, terms: WriteTerms, guard: Guard, *, user_tag: bytes) -> Call[WriteReply]:
     """Delete the messages, the evicted ones and the owner. ``tokens`` of the reply is the number of evicted ones."""
     touched = (*_written(keys, guard), keys.evicted, keys.delivering, keys.lease)
-    arguments = (guard.keep_ms, terms.tombstone_ms, user_tag)
+    arguments = (guard.keep_ms, terms.tombstone_ms, user_tag, optional(guard.expected_revision))
     return script_call(load("memory/erase"), touched, arguments, _write, replay_safe=True)
+
+
+def made_by(keys: MemoryKeys, guard: Guard) -> Call[int | None]:
+    """The revision that a write made, for as long as it is remembered."""
+    return plain_call(
+        b"GET", (keys.operation(guard.operation),), (), lambda reply: reply and int(reply), replay_safe=True
+    )
 
 
 def read_conversation(keys: MemoryKeys) -> Call[list[bytes]]:
@@ -197,10 +204,11 @@ def read_changes(keys: MemoryKeys, *, since: int) -> Call[Delta]:
     return script_call(load("memory/changes"), names, (since,), _delta, replay_safe=True, bulky=True)
 
 
-def claim_evicted(keys: MemoryKeys, *, token: bytes) -> Call[list[bytes]]:
+def claim_evicted(keys: MemoryKeys, terms: WriteTerms, *, token: bytes) -> Call[list[bytes]]:
     """The evicted entries, to be given to the hook; none where somebody else is at it."""
     touched = (keys.evicted, keys.delivering, keys.lease)
-    return script_call(load("memory/claim"), touched, (token, LEASE_MS), list, replay_safe=True)
+    arguments = (token, LEASE_MS, terms.hooked_ms or EVICTED_MS)
+    return script_call(load("memory/claim"), touched, arguments, list, replay_safe=True)
 
 
 def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
@@ -208,10 +216,10 @@ def renew_claim(keys: MemoryKeys, *, token: bytes) -> Call[bool]:
     return script_call(load("memory/renew"), (keys.lease,), (token, LEASE_MS), bool, replay_safe=True)
 
 
-def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool) -> Call[bool]:
-    """End a claim; whether there are more to deliver."""
+def settle_evicted(keys: MemoryKeys, *, token: bytes, delivered: bool, others: Sequence[bytes] = ()) -> Call[bool]:
+    """End a claim; whether there are more to deliver. ``others`` of the entries wait on for who can read them."""
     touched = (keys.evicted, keys.delivering, keys.lease, keys.state)
-    return script_call(load("memory/settle"), touched, (token, int(delivered)), bool, replay_safe=True)
+    return script_call(load("memory/settle"), touched, (token, int(delivered), *others), bool, replay_safe=True)
 
 
 def enlist_conversation(index: bytes, member: bytes, terms: WriteTerms) -> Call[list[bytes]]:

@@ -83,7 +83,7 @@ local function look()
   turns, tokens, pinned_count = tonumber(turns), tonumber(tokens), tonumber(pinned_count)
   counted = tonumber(counted_for or 0) == length
   if not counted then
-    -- Positions are never given twice: all that the state knew counts as gone.
+    -- Positions are not given twice (but for those of popped entries): all that the state knew counts as gone.
     position = position + (tonumber(counted_for) or 0)
     changes = ''
   end

@@ -9,6 +9,7 @@
 -- ARGV[1] keep           ms that the operation is remembered
 -- ARGV[2] tombstone      life of the state in ms
 -- ARGV[3] user           tag; the conversation of anybody else stays; '' for anybody's
+-- ARGV[4] expected       revision the conversation must be at; '' for any
 --
 -- Reply: as in conversation.lua, but tokens is the number of evicted entries. Errors, before any write: WRONGTYPE,
 -- BADARGUMENT.
@@ -17,8 +18,7 @@
 
 local conversation, state, operation = KEYS[1], KEYS[2], KEYS[3]
 local evicted, delivering, lease = KEYS[4], KEYS[5], KEYS[6]
-local keep, tombstone, user = ARGV[1], ARGV[2], ARGV[3]
-local expected = ''
+local keep, tombstone, user, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 --#include conversation.lua
 --#include recording.lua
