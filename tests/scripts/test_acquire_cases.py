@@ -96,6 +96,27 @@ def test_a_refund_stays_with_its_charge_when_the_clock_was_repaired(user: Limits
     assert rooms(user, 60_000)[0] == 60, "what was charged at 5001 ms is still charged"
 
 
+def test_a_refund_of_a_charge_that_was_dropped_is_not_made_after_a_small_step_back(user: LimitsUser):
+    """By the clock that has stepped back it would be young enough, and the next entry is somebody else's."""
+    user = LimitsUser(*user.clients, budgets=[(1000, 60_000)])
+
+    def acquire(at_ms: int, tokens: int, name: str) -> bool:
+        return bool(user.acquire(START_US + at_ms * MS, [tokens], name).admitted)
+
+    def cancel(at_ms: int, tokens: int, name: str) -> bool:
+        return user.settle(START_US + at_ms * MS, [tokens], [0], name)
+
+    assert acquire(-1000, 1, "begins the period")
+    assert acquire(0, 400, "old")
+    assert acquire(30_000, 500, "somebody else's")
+    assert acquire(60_100, 400, "new")
+    assert cancel(60_150, 400, "new"), "the newest entry holds nothing any more, and still tells the time"
+    assert cancel(59_900, 400, "old")
+    assert user.peek(START_US + 60_000 * MS, [0]).remaining == (500,)
+    assert acquire(60_000, 500, "fits")
+    assert not acquire(60_000, 1, "does not")
+
+
 def test_a_refund_stays_with_its_charge_when_the_log_was_begun_anew(user: LimitsUser):
     assert acquired(user, 0, 30, "before")
     user.reset()

@@ -40,7 +40,8 @@ class ExactWindow:
         now = now_us // 1000
         live = sorted((stamp, charge.tokens) for charge, stamp in self._read(now_us) if stamp > now - self.window_ms)
         room = self.limit - sum(tokens for _, tokens in live)
-        reset = max((stamp + self.window_ms - now for stamp, tokens in live if tokens), default=0)
+        # The newest stamp stays if its tokens are refunded, while there are others.
+        reset = live[-1][0] + self.window_ms - now if room < self.limit else 0
         if cost > self.limit:
             return room, -1, reset
         missing, retry = cost - room, 0
@@ -52,7 +53,7 @@ class ExactWindow:
 
     def charge(self, now_us: int, tokens: int) -> Charge:
         self.restamp(now_us)
-        last = max((charge.stamp for charge in self.charges if charge.tokens), default=0)
+        last = max((charge.stamp for charge in self.charges), default=0)
         self.charges.append(Charge(max(_up(now_us), last), tokens, self.epoch))
         return self.charges[-1]
 

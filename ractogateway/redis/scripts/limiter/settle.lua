@@ -17,8 +17,11 @@
 --
 -- A REFUND lowers the totals from the charge's own entry on, so the tokens leave the window that they were charged in,
 -- and none that was charged later. It is made only while that is certain to be the charge: the record exists, has the
--- log's epoch and this window, the charge is younger than the window, and its entry holds as many tokens. Else nothing
--- is refunded: too strict for one window at most, never too lenient. So after FLUSHALL or a reset nothing goes below 0.
+-- log's epoch and this window, the charge is younger than the window, and its entry holds as many tokens. Younger by the
+-- clock and by the newest stamp: a clock that has stepped back makes charges young again that a rewrite has dropped. Who
+-- drops a charge writes a stamp at least a window after it, and the newest stamp of an epoch is never removed. Else
+-- nothing is refunded: too strict for one window at most, never too lenient. So after FLUSHALL or a reset nothing goes
+-- below 0.
 -- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
 -- charged, too, once: the record is made anew.
 --
@@ -53,7 +56,8 @@ for index = 1, logs do
   overrun = overrun or refund < 0
   if refund > 0 and known and log and number_at(record, place) == number_at(log, 2) then
     local charged_at = number_at(record, place + 7)
-    if charged_at > now - window and charged_at <= number_at(log, 14 * n + 23) then
+    local newest = number_at(log, 14 * n + 23)
+    if charged_at > math.max(now, newest) - window and charged_at <= newest then
       local low, high = 1, n
       while low < high do
         local middle = (low + high - (low + high) % 2) / 2
@@ -84,9 +88,9 @@ for index = 1, logs do
     local kept = { string.sub(log, 1, 14 * entry_of_charge + 22) }
     for later = entry_of_charge, n do
       local lowered = number_at(log, 14 * later + 30) + added
-      -- An entry that holds no tokens any more goes; the last one of all stays, it carries the epoch.
+      -- An entry that holds no tokens any more goes; the last one stays, it tells how far the clock had come.
       local empty = later == entry_of_charge and lowered == number_at(log, 14 * (later - 1) + 30)
-      if not empty or n == 1 then kept[#kept + 1] = pair(number_at(log, 14 * later + 23), lowered) end
+      if not empty or later == n then kept[#kept + 1] = pair(number_at(log, 14 * later + 23), lowered) end
     end
     redis.call('SET', log_key, table.concat(kept), 'KEEPTTL')
   end
