@@ -33,6 +33,8 @@ from ractogateway.redis.transport import AsyncClient, TimeLimits
 __all__ = ["AsyncRedisRateLimiter"]
 
 _LIMITS = TimeLimits(connected=1.0, connecting=1.0)
+_CLIENTS_OWN_SECONDS = 30.0
+"""How long a client that was given may send a command again, by its own timeouts and retries, which we do not know."""
 
 
 class AsyncRedisRateLimiter(Core):
@@ -56,7 +58,8 @@ class AsyncRedisRateLimiter(Core):
     Args:
         url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``; None reads ``RACTOGATEWAY_REDIS_URL``, then
             takes ``redis://localhost:6379/0``.
-        client: a ``redis.asyncio`` client to use instead, as it is. It is never closed.
+        client: a ``redis.asyncio`` client to use instead, as it is. It is never closed. Charges are recognised for a
+            minute if it sends them again.
         config: the limits.
         on_outage: how to decide without Redis: ``"local"``, this process alone enforces ``local_share`` of the limits;
             ``"allow"``; ``"deny"``; ``"raise"``. Such decisions are marked ``degraded`` and stand outside the
@@ -94,7 +97,7 @@ class AsyncRedisRateLimiter(Core):
         total = options.timeout_seconds if options is not None and options.timeout_seconds else _LIMITS.connecting
         self._total_seconds = total
         # Nothing of ours is sent again after the call's total time; twice that covers what is still under way then.
-        self._generated_id_ms = milliseconds(2 * total)
+        self._generated_id_ms = milliseconds(2 * (total if client is None else _CLIENTS_OWN_SECONDS))
 
     async def check_and_consume(self, user_id: str, tokens: int = 1) -> bool:
         """Charge ``tokens`` if the user's limits allow; whether it did."""
@@ -111,7 +114,7 @@ class AsyncRedisRateLimiter(Core):
         """Charge ``tokens`` if the limits of the user and of its parents allow, all or nothing.
 
         A cost above a limit is a refusal (``retry_after_seconds`` is infinite). Two calls with the same
-        ``request_id`` within max(window, twice the timeout) are one charge, and the second is told that it passed;
+        ``request_id`` within max(window, twice the timeout, with ``client=`` a minute) are one charge, and the second is told that it passed;
         without one, only the library's own retries are recognised.
 
         Args:

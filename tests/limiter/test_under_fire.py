@@ -16,17 +16,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+import redis
 from faces import Maker
 from proxy import Proxy
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from servers import Server, wait_until
 
 from ractogateway.errors import RateLimitExceeded, StoreUnavailable
-from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RateLimitParent, RedisOptions
+from ractogateway.redis import (
+    AsyncRedisRateLimiter,
+    BudgetLeases,
+    RateLimitConfig,
+    RateLimitParent,
+    RedisOptions,
+    RedisRateLimiter,
+)
 
 SCRIPTS = (b"EVALSHA", b"EVAL")
 PATIENT = RedisOptions(timeout_seconds=60.0, stall_seconds=0.05, breaker_failures=1_000_000)
 BRIEF = RedisOptions(timeout_seconds=0.2, breaker_failures=1_000_000)
 MOST = 2**53 - 1
+ONE_LIMIT = RateLimitConfig(max_tokens_per_minute=MOST)
 
 
 @pytest.fixture
@@ -94,6 +105,22 @@ def test_who_waits_is_charged_once_whatever_replies_are_lost(any_server: Server,
         day = RateLimitConfig(max_tokens_per_minute=MOST, max_tokens_per_day=MOST)
         limiter = Maker("blocking url", any_server, stack)("limiter", config=day, on_outage="raise")
         assert MOST - limiter.get_remaining("u") == sum(10 + n for n in range(12))
+
+
+def test_what_a_given_client_sends_again_after_seconds_is_charged_once(any_server: Server, proxy: Proxy):
+    """Its timeout and its retries are its own: here it asks again when our own time limit has passed twice."""
+    host, port = proxy.url.removeprefix("redis://").split("/")[0].split(":")
+    own = redis.Redis(host=host, port=int(port), socket_timeout=2.2, retry=Retry(ConstantBackoff(0.0), 3))
+    with own, ExitStack() as stack:
+        limiter = RedisRateLimiter(client=own, config=ONE_LIMIT, on_outage="raise")
+        limiter.consume("u", 1)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS, after_loss="silence")
+        with ThreadPoolExecutor(1) as caller:
+            consumed = caller.submit(limiter.consume, "u", 100)
+            wait_until(lambda: proxy.lost, what="the lost reply")
+            proxy.faults()
+            assert consumed.result(30).allowed
+        assert Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT).get_remaining("u") == MOST - 101
 
 
 # --- many processes --------------------------------------------------------------------------------------------------
