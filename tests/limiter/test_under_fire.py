@@ -123,6 +123,22 @@ def test_what_a_given_client_sends_again_after_seconds_is_charged_once(any_serve
         assert Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT).get_remaining("u") == MOST - 101
 
 
+def test_who_waits_through_a_long_outage_is_charged_once(any_server: Server, proxy: Proxy):
+    """The first time, of which no answer came, is remembered for as long as the waiter asks."""
+    with ExitStack() as stack:
+        direct = Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT)
+        limiter = Maker("blocking url", proxy, stack)("limiter", config=ONE_LIMIT, on_outage="deny", options=BRIEF)
+        limiter.wait("u", 1, timeout_seconds=1)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS)
+        with ThreadPoolExecutor(1) as waiter:
+            waiting = waiter.submit(limiter.wait, "u", 100, timeout_seconds=30)
+            wait_until(lambda: direct.get_remaining("u") < MOST - 1, what="the charge of which no answer came")
+            time.sleep(3 * BRIEF.timeout_seconds)
+            proxy.faults()
+            assert waiting.result(30).allowed
+        assert direct.get_remaining("u") == MOST - 101
+
+
 # --- many processes --------------------------------------------------------------------------------------------------
 
 SPENDER = """

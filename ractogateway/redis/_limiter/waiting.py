@@ -30,7 +30,7 @@ class Turn:
 
     Args:
         deadline: on the clock of the port.
-        remembered_ms: how long the charge is recognised.
+        remembered_ms: how long a charge is recognised at least; here that, and as long as it may be asked for again.
     """
 
     def __init__(self, port: Port, scope: Scope, tokens: int, deadline: float, remembered_ms: int) -> None:
@@ -73,7 +73,7 @@ class Turn:
                 identity=self._operation.identity,
                 tokens=self._operation.tokens,
                 longest_ms=min(longest_ms, left_ms),
-                remembered_ms=self._remembered_ms,
+                remembered_ms=left_ms + self._remembered_ms,
             )
         )
         if reply.budget.admitted:
