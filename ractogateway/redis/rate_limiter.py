@@ -198,10 +198,7 @@ class AsyncRedisRateLimiter(Core):
         cost = check_tokens("tokens", tokens)
         lease_ms = milliseconds(check_duration("lease_seconds", lease_seconds, least=0.01))
         longest_ms = max(scope.limits.windows[0].window_ms for scope in scopes)
-        if request_id is None:
-            identity, forgotten_ms = os.urandom(16), self._generated_id_ms
-        else:
-            identity, forgotten_ms = self._named(request_id, max(longest_ms, lease_ms))
+        identity = os.urandom(16) if request_id is None else operation_id(check_id("request_id", request_id))
         holding = Holding(
             named=request_id is not None,
             port=self._port,
@@ -209,8 +206,7 @@ class AsyncRedisRateLimiter(Core):
             patience_seconds=self._total_seconds,
             operations=self._operations(scopes, identity, cost, reserves=True),
             lease_ms=lease_ms,
-            open_ms=max(longest_ms, lease_ms, self._generated_id_ms),
-            closed_ms=forgotten_ms,
+            remembered_ms=max(longest_ms, lease_ms, self._generated_id_ms),
             raises=self._without.policy == "raise",
         )
         return PendingReservation(lambda: self._reserve(holding, scopes, cost))
@@ -347,7 +343,7 @@ class AsyncRedisRateLimiter(Core):
         )
 
     async def _reserve(self, holding: Holding, scopes: Sequence[Scope], cost: int) -> AsyncReservation:
-        attempt = Attempt(holding.operations, holding.open_ms, holding.lease_ms)
+        attempt = Attempt(holding.operations, holding.remembered_ms, holding.lease_ms)
         began = self._outage.began()
         try:
             ((*replies,),) = await charge(self._port, [attempt], undo_seconds=self._total_seconds)

@@ -139,6 +139,21 @@ def test_who_waits_through_a_long_outage_is_charged_once(any_server: Server, pro
         assert direct.get_remaining("u") == MOST - 101
 
 
+def test_a_settlement_that_is_tried_again_after_a_long_outage_is_applied_once(any_server: Server, proxy: Proxy):
+    with ExitStack() as stack:
+        direct = Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT)
+        limiter = Maker("blocking url", proxy, stack)("limiter", config=ONE_LIMIT, options=BRIEF)
+        limiter.reserve("v", 1).settle(1)  # the script is known
+        reservation = limiter.reserve("u", 100)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS)
+        assert reservation.settle(500) is False
+        assert direct.get_remaining("u") == MOST - 500
+        time.sleep(3 * BRIEF.timeout_seconds)
+        proxy.faults()
+        wait_until(lambda: reservation.settle(500), what="the settlement getting through")
+        assert direct.get_remaining("u") == MOST - 500
+
+
 # --- many processes --------------------------------------------------------------------------------------------------
 
 SPENDER = """

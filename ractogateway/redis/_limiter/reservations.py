@@ -28,7 +28,7 @@ class Holding:
     Attributes:
         patience_seconds: how long a slot is tried to be freed when a block is left.
         operations: one for each slot of the cluster that holds limits of it.
-        open_ms, closed_ms: how long its record is kept while it is open, and once it is settled.
+        remembered_ms: how long its record is kept, open or settled: who was not answered may settle again much later.
         named: the caller chose its identity, so somebody else may hold the same reservation.
         raises: whether an outage raises.
     """
@@ -38,8 +38,7 @@ class Holding:
     patience_seconds: float
     operations: Sequence[Operation]
     lease_ms: int
-    open_ms: int
-    closed_ms: int
+    remembered_ms: int
     named: bool
     raises: bool
 
@@ -52,16 +51,16 @@ class Holding:
         """Begin to renew the slots."""
         interval = self.lease_ms / 1000 / _BEATS_A_LEASE
         return [
-            self.port.every(interval, calls.renew(operation, remembered_ms=self.open_ms, lease_ms=self.lease_ms))
+            self.port.every(interval, calls.renew(operation, remembered_ms=self.remembered_ms, lease_ms=self.lease_ms))
             for operation in self.with_slots
         ]
 
     async def close(self, used: int | None, name: bytes) -> bool:
         """Settle all operations to what was used, or cancel them (None); whether this call is the one that counts."""
         pending = [
-            calls.cancel(operation, name=name, remembered_ms=self.closed_ms)
+            calls.cancel(operation, name=name, remembered_ms=self.remembered_ms)
             if used is None
-            else calls.settle(operation, actual=used, name=name, remembered_ms=self.closed_ms)
+            else calls.settle(operation, actual=used, name=name, remembered_ms=self.remembered_ms)
             for operation in self.operations
         ]
         if len(pending) == 1:
@@ -97,7 +96,8 @@ class AsyncReservation:
 
         Less than the estimate: the rest is given back, as long as the charge is younger than the window (after that the
         window has given it back already). More: the difference is charged now, even beyond the limit. Without Redis,
-        False, and it may be tried again; with ``on_outage="raise"`` it raises.
+        False, and it may be tried again, for as long as the lease or the window lasts: it is applied once. With
+        ``on_outage="raise"`` it raises.
         """
         return await self._close(check_tokens("actual_tokens", actual_tokens, minimum=0))
 
