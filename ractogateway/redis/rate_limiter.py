@@ -348,14 +348,27 @@ class AsyncRedisRateLimiter(Core):
         try:
             ((*replies,),) = await charge(self._port, [attempt], undo_seconds=self._total_seconds)
         except StoreUnavailable as error:
+            # Nobody will free the slot that a server may give which was only slow. Under a name, its next use will.
+            if error.may_have_applied and holding.with_slots and not holding.named:
+                self._port.background(holding.abandon())
             return AsyncReservation(self._degraded(error, began, scopes, cost), cost, None)
         except BaseException:  # cancelled: nobody will settle what may have been charged, nor free its slot
             if not holding.named:
-                await self._port.cleanup(holding.abandon, seconds=self._total_seconds)
+                await self._undo(holding)
             raise
         self._outage.succeeded()
         decision = decision_of(holding.operations, replies)
         return AsyncReservation(decision, cost, holding if decision.allowed else None)
+
+    async def _undo(self, holding: Holding) -> None:
+        undone: list[bool] = []
+
+        async def undo() -> None:
+            undone.append(await holding.undo())
+
+        await self._port.cleanup(undo, seconds=self._total_seconds)
+        if undone != [True]:
+            self._port.background(holding.abandon())
 
     def _degraded(
         self, error: StoreUnavailable, began: int, scopes: Sequence[Scope], cost: int, *, charge: bool = True

@@ -6,22 +6,26 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import redis
+import redis.asyncio
 from faces import Maker
 from proxy import Proxy
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
-from servers import Server, wait_until
+from servers import Server, valkey9, wait_until
 
 from ractogateway.errors import RateLimitExceeded, StoreUnavailable
 from ractogateway.redis import (
@@ -420,6 +424,62 @@ def test_a_reservation_that_is_cancelled_before_it_is_there_leaves_nothing(any_s
         assert task.cancelled()
         proxy.faults()
         assert (await limiter.reserve("u", 100)).decision.allowed
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def stopped() -> Iterator[tuple[Server, Callable[[], None], Callable[[], None]]]:
+    """A server, and what stops it and lets it go on: it then executes what it was sent meanwhile."""
+    with valkey9() as server:
+        with server.client() as client:
+            pid = client.info("server")["process_id"]
+        yield server, partial(os.kill, pid, signal.SIGSTOP), partial(os.kill, pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("policy", ["local", "raise"])
+@pytest.mark.parametrize("face", FACES)
+def test_a_stall_leaves_no_slot_behind(stopped: tuple, face: str, policy: str):
+    server, stop, go_on = stopped
+    with ExitStack() as stack:
+        limiter = Maker(face, server, stack)("limiter", config=LIMITS, on_outage=policy, options=BRIEF)
+        limiter.reserve("v", 1).settle(1)
+        stop()
+        try:
+            if policy == "raise":
+                with pytest.raises(StoreUnavailable):
+                    limiter.reserve("u", 60)
+            else:
+                assert limiter.reserve("u", 60).decision.degraded
+            time.sleep(BRIEF.timeout_seconds)
+        finally:
+            go_on()
+        with Maker("blocking url", server, stack)("limiter", config=LIMITS, on_outage="raise") as direct:
+            wait_until(lambda: direct.reserve("u", 100).decision.allowed, what="the slot and the budget")
+
+
+def test_who_is_cancelled_while_the_server_stalls_leaves_no_slot_behind(stopped: tuple):
+    """A client that was given drops its connection: what comes after it may overtake it."""
+    server, stop, go_on = stopped
+
+    async def main() -> None:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            limiter = AsyncRedisRateLimiter(client=client, config=LIMITS, on_outage="raise")
+            await (await limiter.reserve("v", 1)).settle(1)
+            stop()
+            try:
+                task = asyncio.create_task(limiter.reserve("u", 60).made())
+                await asyncio.sleep(0.1)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled()
+            finally:
+                go_on()
+            for _ in range(100):
+                if (await limiter.reserve("u", 100)).decision.allowed:
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("the slot is gone")
 
     asyncio.run(main())
 

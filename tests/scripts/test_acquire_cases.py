@@ -176,6 +176,17 @@ def test_a_cancelled_operation_may_be_tried_again(anywhere: LimitsUser):
     assert rooms(anywhere, 1) == (90, 2, 140)
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_abandoned_operation_is_undone_whether_it_has_arrived_or_not(anywhere: LimitsUser, arrived: bool):
+    if arrived:
+        assert acquired(anywhere, 0, 30, "a")
+    assert anywhere.settle(START_US, costs(30), [0, 0, 0], "a", mark="a")
+    anywhere.acquire(START_US + MS, costs(30), "a")
+    assert rooms(anywhere, 1) == (100, 3, 150)
+    assert not anywhere.clients[0].exists(*anywhere.leases)
+    assert anywhere.settle(START_US + MS, costs(30), [0, 0, 0], "a", mark="a"), "sent again"
+
+
 def test_what_is_written_ends_by_itself(user: LimitsUser):
     (client,) = user.clients
     user.acquire("", costs(30), "a", 5000)

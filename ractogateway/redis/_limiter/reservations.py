@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from ractogateway.redis.transport import Heartbeat, Port
 __all__ = ["AsyncReservation", "PendingReservation"]
 
 _BEATS_A_LEASE = 3
+_ABANDONING_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,20 @@ class Holding:
             return await self.port.run(pending[0])
         return any(await self.port.run_many(pending))
 
+    async def undo(self) -> bool:
+        """Undo what may have been charged, and what may still arrive at the server; whether that is done."""
+        try:
+            await self.port.run_many([calls.abandon(each, remembered_ms=self.remembered_ms) for each in self.operations])
+        except StoreError:
+            return False
+        return True
+
     async def abandon(self) -> None:
-        """Undo what a caller that is gone may have charged. It takes the way of the charge, and so comes after it."""
-        with suppress(StoreError):
-            await self.close(None, b"")
+        """Undo it as soon as the server answers. What fails for half a minute, the end of the lease will do."""
+        for pause_seconds in _ABANDONING_SECONDS:
+            await self.port.sleep(pause_seconds)
+            if await self.undo():
+                return
 
 
 class AsyncReservation:

@@ -114,10 +114,19 @@ def settle(operation: Operation, *, actual: int, name: bytes, remembered_ms: int
 
 def cancel(operation: Operation, *, name: bytes, remembered_ms: int) -> Call[bool]:
     """Undo an operation as if it had never been; whether it is this cancellation, of that name, that counts."""
+    return _undoing(operation, b"x" + name, remembered_ms)
+
+
+def abandon(operation: Operation, *, remembered_ms: int) -> Call[bool]:
+    """Undo an operation of which no answer came, now or, if it has not arrived yet, then; False: it was settled."""
+    return _undoing(operation, b"a", remembered_ms)
+
+
+def _undoing(operation: Operation, mark: bytes, remembered_ms: int) -> Call[bool]:
     figures = [
         figure for _, limit in operation.windows for figure in (limit.window_ms, limit.cost(operation.tokens), 0)
     ]
-    return _settlement(operation, b"x" + name, figures, remembered_ms)
+    return _settlement(operation, mark, figures, remembered_ms)
 
 
 def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remembered_ms: int) -> Call[bool]:

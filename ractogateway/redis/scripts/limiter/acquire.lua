@@ -16,8 +16,8 @@
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
 -- THE RECORD is a version byte (1) and a state: 'o' open, then for each log 4 numbers of 7 bytes: epoch, stamp, cost,
--- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua); 'c' settled, or never to be; 'x'
--- cancelled, then who did it. A cancelled operation was never there: under its name it may be tried again.
+-- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua); 'c' settled, or never to be; 'a'
+-- abandoned; 'x' cancelled; then who did it. A cancelled operation was never there: under its name it may be tried again.
 -- A repetition replies 2, with what remains now, and charges nothing. A refusal writes nothing, but for the
 -- repair of stamps that consume.lua tells of.
 --

@@ -7,8 +7,8 @@
 -- ARGV[2]     entry cap of a log, >= 4
 -- ARGV[3]     now, µs; '' for the server's clock (given only by tests)
 -- ARGV[4]     member: the operation's name in the sets of leases
--- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, then a name of this settlement: sent again, it is
---             recognised
+-- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, 'a' when it is abandoned, then a name of this
+--             settlement: sent again, it is recognised
 -- ARGV[6]     number of logs
 -- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
 --
@@ -24,6 +24,8 @@
 -- below 0.
 -- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
 -- charged, too, once: the record is made anew.
+-- AN ABANDONED operation is one of which no answer came: it is undone, and if it was not there yet, it will never be: the
+-- record is left for it.
 --
 -- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZREM.
 -- Complexity: O(log n) for each log, O(n) for one with a refund, n <= the entry cap.
@@ -76,7 +78,8 @@ end
 
 -- Nothing was written up to here. The record comes first: where memory is short, its SET fails before anything else.
 
-if record or overrun then redis.call('SET', record_key, '\1' .. mark, 'PX', record_ttl) end
+local abandoned = byte(mark, 1) == 97
+if record or overrun or abandoned then redis.call('SET', record_key, '\1' .. mark, 'PX', record_ttl) end
 for index = 1, logs do
   local log_key, view = KEYS[index + 1], views[index]
   local log, n, first, total, last, stamp, ahead, window = view[1], view[2], view[3], view[4], view[5], view[6], view[7], view[8]
