@@ -508,3 +508,32 @@ def test_owners_that_no_script_reaches_together_are_asked_apart_and_refunded(any
         assert reservation.settle(50)
         assert [limiter.get_remaining(owner) for owner in ("u", "org")] == [750, 750]
         assert limiter.consume("u", 50, parents=parents, request_id="s").allowed, "a refused name may try again"
+
+
+def test_what_a_concurrent_retry_counts_on_is_not_undone(any_server: Server):
+    """One attempt was refused by the parent and is about to undo the user's charge; the next one finds that charged."""
+    config = RateLimitConfig(max_tokens_per_minute=100)
+    org = RateLimitParent("org", RateLimitConfig(max_tokens_per_minute=100, key_prefix="orgs"))
+
+    async def main() -> None:
+        first, second = (AsyncRedisRateLimiter(any_server.url, config=config, on_outage="raise") for _ in "ab")
+        first._clustered = second._clustered = True
+        owner = AsyncRedisRateLimiter(any_server.url, config=org.config, on_outage="raise")
+        await owner.consume("org", 50)
+        undo, about_to, may = first._port.cleanup, asyncio.Event(), asyncio.Event()
+
+        async def late(work: Callable, *, seconds: float) -> None:
+            about_to.set()
+            await may.wait()
+            await undo(work, seconds=seconds)
+
+        first._port.cleanup = late
+        refused = asyncio.create_task(first.consume("u", 100, request_id="r", parents=[org]))
+        await about_to.wait()
+        await owner.reset("org")
+        assert (await second.consume("u", 100, request_id="r", parents=[org])).allowed
+        may.set()
+        assert not (await refused).allowed
+        assert await second.get_remaining("u") == 0
+
+    asyncio.run(main())

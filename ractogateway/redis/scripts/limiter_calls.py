@@ -92,13 +92,16 @@ def charge(
     return script_call(load("limiter/consume"), names, arguments, _one_budget, replay_safe=True)
 
 
-def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> Call[BudgetReply]:
-    """Charge an operation to all its limits and take its slots, or do nothing."""
+def acquire(
+    operation: Operation, *, remembered_ms: int, lease_ms: int = 0, attempt: bytes | None = None
+) -> Call[BudgetReply]:
+    """Charge an operation to all its limits and take its slots, or do nothing. ``attempt``, 8 bytes, is for `undo`."""
     limits = _limits(operation.windows, operation.tokens)
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(operation.windows))
     slots = [most for _, most in operation.slots]
+    name = () if attempt is None else (attempt,)
     return script_call(
-        load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True
+        load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots, *name), _budget, replay_safe=True
     )
 
 
@@ -117,19 +120,24 @@ def cancel(operation: Operation, *, name: bytes, remembered_ms: int) -> Call[boo
     return _undoing(operation, b"x" + name, remembered_ms)
 
 
+def undo(operation: Operation, *, attempt: bytes, remembered_ms: int) -> Call[bool]:
+    """Cancel what this attempt charged, unless another one of the same identity has found it and counts on it."""
+    return _undoing(operation, b"x" + attempt, remembered_ms, attempt)
+
+
 def abandon(operation: Operation, *, remembered_ms: int) -> Call[bool]:
     """Undo an operation of which no answer came, now or, if it has not arrived yet, then; False: it was settled."""
     return _undoing(operation, b"a", remembered_ms)
 
 
-def _undoing(operation: Operation, mark: bytes, remembered_ms: int) -> Call[bool]:
+def _undoing(operation: Operation, mark: bytes, remembered_ms: int, *attempt: bytes) -> Call[bool]:
     figures = [
         figure for _, limit in operation.windows for figure in (limit.window_ms, limit.cost(operation.tokens), 0)
     ]
-    return _settlement(operation, mark, figures, remembered_ms)
+    return _settlement(operation, mark, [*figures, *attempt], remembered_ms)
 
 
-def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remembered_ms: int) -> Call[bool]:
+def _settlement(operation: Operation, mark: bytes, figures: Sequence[int | bytes], remembered_ms: int) -> Call[bool]:
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, mark, len(operation.windows))
     return script_call(load("limiter/settle"), operation.keys, (*arguments, *figures), bool, replay_safe=True)
 

@@ -9,14 +9,16 @@
 -- ARGV[4]     member: the operation's name in the sets of leases
 -- ARGV[5]     lease, ms: how long the slots are held unless they are renewed
 -- ARGV[6]     number of logs
--- ARGV[7...]  limit, window in ms, cost of each log, as in consume.lua; then the slots of each set of leases
+-- ARGV[7...]  limit, window in ms, cost of each log, as in consume.lua; then the slots of each set of leases; then, if
+--             this is a part of an operation that may have to be undone, 8 bytes that name this attempt
 --
 -- Reply    {admitted 0 or 1 (2: it was before), which limit refused (logs first, then sets, from 1; 0 none), retry after ms (0 now, -1
 --          never), reset after ms, remaining of log 1, …}. `retry after` is exact for all limits together.
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
 -- THE RECORD is a version byte (1) and a state: 'o' open, then for each log 4 numbers of 7 bytes: epoch, stamp, cost,
--- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua); 'c' settled, or never to be; 'a'
+-- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua), and the last attempt, if it has a
+-- name: who repeats it takes it over, so that the one before cannot undo it any more; 'c' settled, or never to be; 'a'
 -- abandoned; 'x' cancelled; then who did it. A cancelled operation was never there: under its name it may be tried again.
 -- A repetition replies 2, with what remains now, and charges nothing. A refusal writes nothing, but for the
 -- repair of stamps that consume.lua tells of.
@@ -26,6 +28,7 @@
 
 local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
 local member, lease, logs = ARGV[4], ARGV[5] + 0, ARGV[6] + 0
+local attempt = ARGV[7 + 3 * logs + #KEYS - 1 - logs] or ''
 local first_key, first_limit = KEYS[2], ARGV[7] -- there is at least one log
 local FIRST_LIMIT = 7
 
@@ -45,13 +48,15 @@ for index = 1, logs do
   end
 end
 
-local record = table.concat(charges)
+local record = table.concat(charges) .. attempt
 if not fits or not redis.call('SET', record_key, record, 'NX', 'PX', record_ttl) then
   local known = redis.call('GET', record_key)
   if known and (byte(known, 1) ~= 1 or #known < 2) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
   end
   if known and byte(known, 2) ~= 120 then
+    local place = 2 + 28 * logs
+    if attempt ~= '' and #known == place + 8 then redis.call('SETRANGE', record_key, place, attempt) end
     reply[1], reply[4] = 2, reset
     return reply
   end

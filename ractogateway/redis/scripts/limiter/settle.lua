@@ -10,7 +10,8 @@
 -- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, 'a' when it is abandoned, then a name of this
 --             settlement: sent again, it is recognised
 -- ARGV[6]     number of logs
--- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
+-- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone. Then, if only
+--             one attempt is to be undone, its name (acquire.lua): if another one has taken it over, the reply is 0
 --
 -- Reply    1 if this settlement counts, 0 if another one did before
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
@@ -42,7 +43,9 @@ if record and (byte(record, 1) ~= 1 or #record < 2) then
   return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
 end
 if record and byte(record, 2) ~= 111 then return string.sub(record, 2) == mark and 1 or 0 end
-local recorded = record and #record == 2 + 28 * logs
+local attempt, figures_end = ARGV[7 + 3 * logs], 2 + 28 * logs
+if attempt and record and string.sub(record, figures_end + 1) ~= attempt then return 0 end
+local recorded = record and (#record == figures_end or #record == figures_end + 8)
 
 local now_ms = (now_us - now_us % 1000) / 1000
 local views, overrun = {}, false
