@@ -189,7 +189,9 @@ class AsyncRedisRateLimiter(Core):
         Args:
             user_id: any non-empty string.
             tokens: the estimate, 1 to 2**53 - 1.
-            request_id: names this reservation of this user: two calls with the same one are one reservation.
+            request_id: names this reservation of this user: two calls with the same one are one reservation. If that has
+                lost its slot, the second takes another one or is refused; if it is settled, the second is allowed and
+                has none (``slot_lost``).
             parents: whose limits hold, too; see the class.
             lease_seconds: how long a slot of ``max_concurrent`` outlives the last sign of life of this process, which
                 sends one every third of that; and how long after `reserve` a refund is possible at least.
@@ -358,7 +360,8 @@ class AsyncRedisRateLimiter(Core):
             raise
         self._outage.succeeded()
         decision = decision_of(holding.operations, replies)
-        return AsyncReservation(decision, cost, holding if decision.allowed else None)
+        closed = any(reply.closed for reply in replies)
+        return AsyncReservation(decision, cost, holding if decision.allowed else None, closed=closed)
 
     async def _undo(self, holding: Holding) -> None:
         undone: list[bool] = []

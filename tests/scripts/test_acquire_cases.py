@@ -73,6 +73,23 @@ def test_slots_are_freed_by_settling_and_by_time(anywhere: LimitsUser):
     assert not acquired(anywhere, 499, 1, "d")
 
 
+def test_a_repetition_has_a_slot_or_is_refused(anywhere: LimitsUser):
+    assert acquired(anywhere, 0, 1, "a", lease_ms=100)
+    assert acquired(anywhere, 0, 1, "b", lease_ms=10_000)
+    assert acquired(anywhere, 101, 1, "c", lease_ms=500)
+    (client,) = anywhere.clients
+    refused = anywhere.acquire(START_US + 102 * MS, costs(1), "a", 700)
+    assert (refused.admitted, refused.refused, refused.retry_after_ms) == (0, 4, 499)
+    assert anywhere.acquire(START_US + 601 * MS, costs(1), "a", 700).admitted == 2
+    assert client.zscore(anywhere.leases[0], "a") == START_US // MS + 1301
+    assert anywhere.acquire(START_US + 602 * MS, costs(1), "b", 10).admitted == 2
+    assert client.zscore(anywhere.leases[0], "b") == START_US // MS + 10_000, "nobody's lease is shortened"
+    assert client.zcard(anywhere.leases[0]) == 2
+    assert settled(anywhere, 603, 1, 1, "a")
+    assert anywhere.acquire(START_US + 604 * MS, costs(1), "a", 700).admitted == 3
+    assert rooms(anywhere, 604) == (97, 0, 147)
+
+
 def test_a_slot_is_renewed_until_somebody_else_has_it(user: LimitsUser):
     assert acquired(user, 0, 1, "a", lease_ms=100)
     assert acquired(user, 0, 1, "b", lease_ms=100)

@@ -94,12 +94,13 @@ class AsyncReservation:
         tokens: the estimate.
     """
 
-    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None) -> None:
+    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None, *, closed: bool = False) -> None:
         self.decision = decision
         self.tokens = tokens
         self._holding = holding
         self._name = os.urandom(8)  # by which the server knows this holder's settlement when it is sent again
-        self._heartbeats = holding.heartbeats() if holding is not None else []
+        self._closed = closed  # by another holder, before this one came
+        self._heartbeats = holding.heartbeats() if holding is not None and not closed else []
 
     async def settle(self, actual_tokens: int) -> bool:
         """Replace the estimate by what was used, 0 or more tokens; whether this call was the one that counts.
@@ -122,8 +123,12 @@ class AsyncReservation:
 
     @property
     def slot_lost(self) -> bool:
-        """Whether the slot of this open reservation was given to somebody else: it could not be renewed in time."""
-        return self._holding is not None and any(heartbeat.ended for heartbeat in self._heartbeats)
+        """Whether this open reservation has no slot: it could not be renewed in time and was given to somebody else, or
+        it was freed when another holder of the same ``request_id`` settled.
+        """
+        if self._holding is None:
+            return False
+        return (self._closed and bool(self._holding.with_slots)) or any(beat.ended for beat in self._heartbeats)
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:

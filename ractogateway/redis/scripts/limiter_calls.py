@@ -26,7 +26,7 @@ class BudgetReply(NamedTuple):
     """What the limiter's scripts answer. ``retry_after_ms`` is -1 where the cost can never pass.
 
     ``refused`` is the place, from 0, of the limit that refused among all that were asked: windows first, then slots.
-    ``remaining`` goes by windows.
+    ``remaining`` goes by windows. ``repeated``: it was admitted before; ``closed``: and is settled by now.
     """
 
     admitted: bool
@@ -35,6 +35,7 @@ class BudgetReply(NamedTuple):
     reset_after_ms: int
     remaining: tuple[int, ...]
     repeated: bool = False
+    closed: bool = False
 
 
 class WaitReply(NamedTuple):
@@ -218,8 +219,9 @@ def _one_budget(reply: Any) -> BudgetReply:
 
 def _budget(reply: Any) -> BudgetReply:
     admitted, refused, retry_after_ms, reset_after_ms, *remaining = reply
-    # 2: admitted before; see acquire.lua.
-    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, tuple(remaining), admitted > 1)
+    # 2 and 3: admitted before; see acquire.lua.
+    left = tuple(remaining)
+    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, left, admitted > 1, admitted > 2)
 
 
 def _slice(reply: Any) -> SliceReply:

@@ -7,16 +7,18 @@
 -- Takes    logs, FIRST_LIMIT, now_ms, refused, retry; lease set i is KEYS[1 + logs + i], its limit the ARGV after all
 --          those of the logs
 -- Gives    sets           how many; `refused` may now be logs + i
+--          waits          ms until each set has a slot, 0 if it has one
 
-local sets = #KEYS - 1 - logs
+local sets, waits = #KEYS - 1 - logs, {}
 for index = 1, sets do
   local leases_key, most = KEYS[1 + logs + index], ARGV[FIRST_LIMIT + 3 * logs + index - 1] + 0
+  waits[index] = 0
   if redis.call('ZCARD', leases_key) >= most then
     local live = redis.call('ZCOUNT', leases_key, '(' .. now_ms, '+inf')
     if live >= most then
       local ending = redis.call('ZRANGEBYSCORE', leases_key, '(' .. now_ms, '+inf', 'WITHSCORES', 'LIMIT', live - most, 1)
-      local ends_in = ending[2] - now_ms
-      if retry >= 0 and ends_in > retry then retry, refused = ends_in, logs + index end
+      waits[index] = ending[2] - now_ms
+      if retry >= 0 and waits[index] > retry then retry, refused = waits[index], logs + index end
     end
   end
 end
