@@ -212,6 +212,25 @@ def test_a_clock_that_was_hours_ahead_is_repaired_by_who_waits(server: Server):
             assert (answer.admitted, answer.retry_after_ms) == (0, WINDOW_MS - at_ms)
 
 
+def test_a_clock_that_steps_back_blocks_nobody_behind_a_dead_waiter(anywhere: LimitsUser):
+    """Nor do those who live lose their places."""
+    first, dead, second = (f"waiter {number:09}" for number in range(3))
+    anywhere.wait_turn(START_US, [100, 1], "waiter 000000009", by_request=2)
+    for name in (first, dead, second):
+        anywhere.wait_turn(START_US + MS, [100, 1], name, by_request=2)
+    back = START_US - 3_600_000_000
+    assert anywhere.wait_turn(back, [100, 1], second, by_request=2)[1].admitted == 0
+    for at_ms in range(1000, WINDOW_MS, 1000):
+        for name in (second, first):
+            assert anywhere.wait_turn(back + at_ms * MS, [100, 1], name, by_request=2)[1].admitted == 0
+    due = back + WINDOW_MS * MS
+    assert anywhere.wait_turn(due, [100, 1], second, by_request=2)[1].admitted == 0
+    assert anywhere.wait_turn(due, [100, 1], first, by_request=2)[1].admitted == 1
+    for at_ms in range(1000, WINDOW_MS + 1, 1000):
+        sleep_ms, answer = anywhere.wait_turn(due + at_ms * MS, [100, 1], second, by_request=2)
+    assert answer.admitted == 1
+
+
 def test_a_queue_ends_by_itself(server: Server):
     with server.client() as client:
         user = LimitsUser(client, budgets=BUDGETS)
