@@ -236,4 +236,5 @@ def test_a_queue_ends_by_itself(server: Server):
         user = LimitsUser(client, budgets=BUDGETS)
         user.acquire("", [100, 1], "before")
         user.wait_turn("", [1, 1], "waiter 000000001", by_request=2)
-        assert all(0 < client.pttl(key) <= LONGEST_MS + GRACE_MS + 1000 for key in user.queue)
+        user.wait_turn("", [1, 1], "waiter 000000002", longest_ms=1, by_request=2)
+        assert all(LONGEST_MS + 500 < client.pttl(key) <= LONGEST_MS + GRACE_MS + 1000 for key in user.queue)

@@ -119,6 +119,7 @@ if not number then
   redis.call('ZADD', queue_key, (newest[2] or 0) + 1, ticket)
 end
 redis.call('ZADD', ends_key, now_ms + sleep + grace, ticket)
-redis.call('PEXPIRE', queue_key, longest + grace + 1000)
-redis.call('PEXPIRE', ends_key, longest + grace + 1000)
+-- As long as the longest of all tickets, not as long as this one; 1 s more, because TTLs count from the script's start.
+redis.call('PEXPIRE', queue_key, LONGEST + grace + 1000)
+redis.call('PEXPIRE', ends_key, LONGEST + grace + 1000)
 return reply
