@@ -27,7 +27,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from servers import Server, valkey9, wait_until
 
-from ractogateway.errors import RateLimitExceeded, StoreUnavailable
+from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreUnavailable
 from ractogateway.redis import (
     AsyncRedisRateLimiter,
     BudgetLeases,
@@ -405,6 +405,25 @@ def test_a_cancelled_task_keeps_its_charge_and_frees_its_slot(any_server: Server
         assert task.cancelled()
         assert await limiter.get_remaining("u") == 40
         assert (await limiter.reserve("u", 1)).decision.allowed
+
+    asyncio.run(main())
+
+
+def test_a_reservation_is_made_once(any_server: Server):
+    """A second time would be the same operation, for free."""
+
+    async def main() -> None:
+        limiter = AsyncRedisRateLimiter(any_server.url, config=LIMITS, on_outage="raise")
+        pending = limiter.reserve("u", 60)
+        async with pending:
+            with pytest.raises(InvalidValueError, match="once"):
+                async with pending:
+                    pytest.fail("entered again")
+            with pytest.raises(InvalidValueError, match="once"):
+                await pending
+        with pytest.raises(InvalidValueError, match="once"):
+            await pending
+        assert await limiter.get_remaining("u") == 40
 
     asyncio.run(main())
 

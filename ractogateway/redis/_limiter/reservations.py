@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ractogateway._checks import check_tokens
-from ractogateway.errors import RateLimitExceeded, StoreError, StoreUnavailable
+from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import limiter_calls as calls
@@ -180,11 +180,25 @@ class AsyncReservation:
 
 
 class PendingReservation(Awaitable[AsyncReservation]):
-    """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``."""
+    """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``.
 
-    def __init__(self, made: Callable[[], Coroutine[Any, Any, AsyncReservation]]) -> None:
-        self.made = made
+    Once: a second time it would be the same operation, which was charged, and perhaps settled.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, AsyncReservation]]) -> None:
+        self._make: Callable[[], Coroutine[Any, Any, AsyncReservation]] | None = make
         self._entered: AsyncReservation | None = None
+
+    def made(self) -> Coroutine[Any, Any, AsyncReservation]:
+        """Make it.
+
+        Raises:
+            InvalidValueError: it was made before.
+        """
+        make, self._make = self._make, None
+        if make is None:
+            raise InvalidValueError("a reservation is awaited or entered once; call reserve() again for another one")
+        return make()
 
     def __await__(self) -> Generator[Any, Any, AsyncReservation]:
         return self.made().__await__()
