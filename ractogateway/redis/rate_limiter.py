@@ -236,7 +236,8 @@ class AsyncRedisRateLimiter(Core):
     async def reset(self, user_id: str) -> None:
         """Give the user the whole budget back, of every limit. An outage raises, whatever ``on_outage`` says.
 
-        Reservations that are open lose their slots, and are not refunded any more.
+        Reservations that are open lose their slots, and are not refunded any more. Slices that other processes have
+        taken (``budget_leases=``) may still be spent by them, for as long as they are held.
         """
         scope = self._scope(user_id)
         self._without.forget(scope)
@@ -306,7 +307,8 @@ class AsyncRedisRateLimiter(Core):
         remaining = slices.spend(keys, cost, now)
         if remaining is not None:
             return self._spent(remaining, slices.hold_ms)
-        if not slices.may_take(keys, now):
+        generation = slices.may_take(keys, now)
+        if generation is None:
             return await self._charge(keys, cost, os.urandom(16), self._generated_id_ms)
         window = self._window
         call = calls.take_slice(
@@ -327,7 +329,7 @@ class AsyncRedisRateLimiter(Core):
         except StoreUnavailable as error:
             return self._degraded(error, began, [Scope(keys, self._limits)], cost)
         finally:
-            slices.took(keys, now, max(0, granted - cost), remaining)
+            slices.took(keys, generation, now, max(0, granted - cost), remaining)
         self._outage.succeeded()
         if granted:
             return self._spent(remaining + granted - cost, slices.hold_ms)
