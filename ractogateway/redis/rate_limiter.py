@@ -33,6 +33,7 @@ from ractogateway.redis.transport import AsyncClient, TimeLimits
 __all__ = ["AsyncRedisRateLimiter"]
 
 _LIMITS = TimeLimits(connected=1.0, connecting=1.0)
+_MOST_CHARGES = 1_000
 _CLIENTS_OWN_SECONDS = 30.0
 """How long a client that was given may send a command again, by its own timeouts and retries, which we do not know."""
 
@@ -141,11 +142,14 @@ class AsyncRedisRateLimiter(Core):
         """Several operations in one round trip, each decided on its own, in whatever order they arrive.
 
         Args:
-            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do. (A ``client=`` that was given sends
-                them as it sends commands: a blocking one waits for each reply.)
+            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do. 1,000 at most. (A ``client=`` that
+                was given sends them as it sends commands: a blocking one waits for each reply.) The time limit is that
+                of one call: if it passes, all are decided by ``on_outage``, though some may have been charged.
         """
         if isinstance(charges, (str, bytes)) or not isinstance(charges, Sequence):
             raise InvalidTypeError(f"charges must be a sequence of RateLimitCharge, not {type(charges).__name__}")
+        if len(charges) > _MOST_CHARGES:
+            raise InvalidValueError(f"charges must be at most {_MOST_CHARGES} in one call, not {len(charges)}")
         return await self._consume_many([_as_charge(number, charge) for number, charge in enumerate(charges)])
 
     async def peek(self, user_id: str, tokens: int = 0) -> RateLimitDecision:
