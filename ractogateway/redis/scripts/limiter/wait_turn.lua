@@ -25,7 +25,7 @@
 -- When the clock steps back, tickets would live as much longer: what ends later than any can is given a new end.
 --
 -- Commands (for an ACL): TIME GET SET APPEND SETRANGE EXISTS ZSCORE ZRANK ZRANGE ZRANGEBYSCORE ZADD ZREM PEXPIRE.
--- Complexity: O(log n) for each log, O(tickets before this one, at most 256).
+-- Complexity: O(log n) for each log, O(tickets before this one, at most 256), O(dead tickets), once each.
 
 local record_key, first_key = KEYS[1], KEYS[2]
 local record_ttl, cap, given_now, name = ARGV[1], ARGV[2] + 0, ARGV[3], ARGV[4]
@@ -53,7 +53,8 @@ local last_before = number and redis.call('ZRANK', queue_key, ticket) - 1 or -1
 -- Whose costs the budget must hold: of those in line, this one the last, as many of the first as the limits allow.
 local line = {}
 if not number or last_before >= 0 then
-  for _, each in ipairs(redis.call('ZRANGE', queue_key, 0, number and math.min(last_before, MOST_BEFORE) or MOST_BEFORE)) do
+  local most = MOST_BEFORE + #dead -- which go now
+  for _, each in ipairs(redis.call('ZRANGE', queue_key, 0, number and math.min(last_before, most) or most)) do
     if not is_dead[each] then line[#line + 1] = string.sub(each, 17) + 0 end
   end
 end
