@@ -73,6 +73,14 @@ def test_slots_are_freed_by_settling_and_by_time(anywhere: LimitsUser):
     assert not acquired(anywhere, 499, 1, "d")
 
 
+def test_a_renewal_ends_a_lease_by_the_clock_that_has_stepped_back(user: LimitsUser):
+    assert acquired(user, 3_600_000, 1, "a", lease_ms=1000)
+    assert acquired(user, 3_600_000, 1, "b", lease_ms=1000)
+    assert user.renew(START_US, "a", 1000)
+    assert not acquired(user, 999, 1, "c", lease_ms=1000)
+    assert acquired(user, 1000, 1, "c", lease_ms=1000)
+
+
 def test_a_repetition_has_a_slot_or_is_refused(anywhere: LimitsUser):
     assert acquired(anywhere, 0, 1, "a", lease_ms=100)
     assert acquired(anywhere, 0, 1, "b", lease_ms=10_000)

@@ -3,6 +3,9 @@
 -- A set of leases is a ZSET: the operation that holds the slot, by the ms at which its lease ends. Leases that have ended
 -- stay until somebody needs their slot: a holder who comes late, but before that, may renew it (renew.lua), and the set
 -- still never holds more than its limit.
+-- When the clock steps back, a lease ends as much later: that of a living holder until it is next renewed, which sets the
+-- end anew, to earlier too; that of a dead one blocks its slot for the step. Leases differ in length, so an end alone
+-- does not tell whether it is too late.
 --
 -- Takes    logs, FIRST_LIMIT, now_ms, refused, retry; lease set i is KEYS[1 + logs + i], its limit the ARGV after all
 --          those of the logs
