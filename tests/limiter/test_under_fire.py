@@ -36,6 +36,7 @@ from ractogateway.redis import (
     RedisOptions,
     RedisRateLimiter,
 )
+from ractogateway.redis.scripts import limiter_calls as calls
 
 SCRIPTS = (b"EVALSHA", b"EVAL")
 PATIENT = RedisOptions(timeout_seconds=60.0, stall_seconds=0.05, breaker_failures=1_000_000)
@@ -359,6 +360,21 @@ def test_who_came_first_is_served_first_on_whatever_replica(make: Maker, any_ser
         for future in futures:
             future.result(30)
     assert served == [0, 1, 2, 3]
+
+
+def test_behind_a_dead_waiter_the_others_do_not_ask_all_the_time(any_server: Server, proxy: Proxy):
+    async def main() -> int:
+        limiter = AsyncRedisRateLimiter(proxy.url, config=LIMITS, on_outage="raise")
+        dead = calls.wait_turn(limiter._scope("u"), identity=b"d" * 16, tokens=1, longest_ms=2000, remembered_ms=1)
+        await limiter.consume("u", 100)
+        await limiter._port.run(dead)
+        await limiter.reset("u")
+        before = proxy.commands.total()
+        waited = await asyncio.gather(*(limiter.wait("u", 1, timeout_seconds=30) for _ in range(9)))
+        assert all(decision.allowed for decision in waited)
+        return proxy.commands.total() - before
+
+    assert asyncio.run(main()) < 25 * 9
 
 
 # --- cancelled tasks -------------------------------------------------------------------------------------------------
