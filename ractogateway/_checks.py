@@ -48,12 +48,12 @@ def check_role(value: object) -> str:
 
 
 def check_tokens(name: str, value: object, *, minimum: int = 1) -> int:
-    """A token count: an int from ``minimum`` to 2**53 - 1. A bool is not an int here."""
+    """A token count: an int from ``minimum`` to 2**53 - 1, as a plain ``int``. A bool is not an int here."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"{name} must be an int, not {type(value).__name__}")
     if not minimum <= value <= MAX_TOKENS:
         raise InvalidValueError(f"{name} must be from {minimum} to 2**53 - 1, not {_shown(value)}")
-    return value
+    return int(value)
 
 
 def _shown(number: float) -> str:

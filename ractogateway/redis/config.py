@@ -149,7 +149,8 @@ class RateLimitDecision:
         remaining: tokens that this user could spend now: what is left of the scarcest token budget.
         retry_after_seconds: when the same cost can pass if nobody else spends; 0.0 when it passed, ``math.inf`` when it
             never can because it is larger than the limit. Of slots: when the next lease ends, if it is not renewed.
-        reset_after_seconds: when the whole budget is free again if nobody spends.
+        reset_after_seconds: when the whole budget is free again if nobody spends; later than true if the newest charge
+            was refunded.
         violated: the name of the limit that refused, None when allowed: ``tokens_per_window``, ``requests_per_minute``,
             ``tokens_per_day`` or ``concurrent``; that of a parent as in ``parents[0].tokens_per_window``. If several
             refused, the one that will do so longest. ``queue`` if a `wait` ended and only others were before it.

@@ -33,6 +33,9 @@ from ractogateway.redis.transport import AsyncClient, TimeLimits
 __all__ = ["AsyncRedisRateLimiter"]
 
 _LIMITS = TimeLimits(connected=1.0, connecting=1.0)
+_MOST_CHARGES = 1_000
+_CLIENTS_OWN_SECONDS = 30.0
+"""How long a client that was given may send a command again, by its own timeouts and retries, which we do not know."""
 
 
 class AsyncRedisRateLimiter(Core):
@@ -56,7 +59,8 @@ class AsyncRedisRateLimiter(Core):
     Args:
         url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``; None reads ``RACTOGATEWAY_REDIS_URL``, then
             takes ``redis://localhost:6379/0``.
-        client: a ``redis.asyncio`` client to use instead, as it is. It is never closed.
+        client: a ``redis.asyncio`` client to use instead, as it is. It is never closed. Charges are recognised for a
+            minute if it sends them again.
         config: the limits.
         on_outage: how to decide without Redis: ``"local"``, this process alone enforces ``local_share`` of the limits;
             ``"allow"``; ``"deny"``; ``"raise"``. Such decisions are marked ``degraded`` and stand outside the
@@ -94,7 +98,7 @@ class AsyncRedisRateLimiter(Core):
         total = options.timeout_seconds if options is not None and options.timeout_seconds else _LIMITS.connecting
         self._total_seconds = total
         # Nothing of ours is sent again after the call's total time; twice that covers what is still under way then.
-        self._generated_id_ms = milliseconds(2 * total)
+        self._generated_id_ms = milliseconds(2 * (total if client is None else _CLIENTS_OWN_SECONDS))
 
     async def check_and_consume(self, user_id: str, tokens: int = 1) -> bool:
         """Charge ``tokens`` if the user's limits allow; whether it did."""
@@ -111,7 +115,7 @@ class AsyncRedisRateLimiter(Core):
         """Charge ``tokens`` if the limits of the user and of its parents allow, all or nothing.
 
         A cost above a limit is a refusal (``retry_after_seconds`` is infinite). Two calls with the same
-        ``request_id`` within max(window, twice the timeout) are one charge, and the second is told that it passed;
+        ``request_id`` within max(window, twice the timeout, with ``client=`` a minute) are one charge, and the second is told that it passed;
         without one, only the library's own retries are recognised.
 
         Args:
@@ -138,11 +142,14 @@ class AsyncRedisRateLimiter(Core):
         """Several operations in one round trip, each decided on its own, in whatever order they arrive.
 
         Args:
-            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do. (A ``client=`` that was given sends
-                them as it sends commands: a blocking one waits for each reply.)
+            charges: as the arguments of `consume`; ``(user_id, tokens)`` will do. 1,000 at most. (A ``client=`` that
+                was given sends them as it sends commands: a blocking one waits for each reply.) The time limit is that
+                of one call: if it passes, all are decided by ``on_outage``, though some may have been charged.
         """
         if isinstance(charges, (str, bytes)) or not isinstance(charges, Sequence):
             raise InvalidTypeError(f"charges must be a sequence of RateLimitCharge, not {type(charges).__name__}")
+        if len(charges) > _MOST_CHARGES:
+            raise InvalidValueError(f"charges must be at most {_MOST_CHARGES} in one call, not {len(charges)}")
         return await self._consume_many([_as_charge(number, charge) for number, charge in enumerate(charges)])
 
     async def peek(self, user_id: str, tokens: int = 0) -> RateLimitDecision:
@@ -186,7 +193,9 @@ class AsyncRedisRateLimiter(Core):
         Args:
             user_id: any non-empty string.
             tokens: the estimate, 1 to 2**53 - 1.
-            request_id: names this reservation of this user: two calls with the same one are one reservation.
+            request_id: names this reservation of this user: two calls with the same one are one reservation. If that has
+                lost its slot, the second takes another one or is refused; if it is settled, the second is allowed and
+                has none (``slot_lost``).
             parents: whose limits hold, too; see the class.
             lease_seconds: how long a slot of ``max_concurrent`` outlives the last sign of life of this process, which
                 sends one every third of that; and how long after `reserve` a refund is possible at least.
@@ -195,10 +204,7 @@ class AsyncRedisRateLimiter(Core):
         cost = check_tokens("tokens", tokens)
         lease_ms = milliseconds(check_duration("lease_seconds", lease_seconds, least=0.01))
         longest_ms = max(scope.limits.windows[0].window_ms for scope in scopes)
-        if request_id is None:
-            identity, forgotten_ms = os.urandom(16), self._generated_id_ms
-        else:
-            identity, forgotten_ms = self._named(request_id, max(longest_ms, lease_ms))
+        identity = os.urandom(16) if request_id is None else operation_id(check_id("request_id", request_id))
         holding = Holding(
             named=request_id is not None,
             port=self._port,
@@ -206,8 +212,7 @@ class AsyncRedisRateLimiter(Core):
             patience_seconds=self._total_seconds,
             operations=self._operations(scopes, identity, cost, reserves=True),
             lease_ms=lease_ms,
-            open_ms=max(longest_ms, lease_ms, self._generated_id_ms),
-            closed_ms=forgotten_ms,
+            remembered_ms=max(longest_ms, lease_ms, self._generated_id_ms),
             raises=self._without.policy == "raise",
         )
         return PendingReservation(lambda: self._reserve(holding, scopes, cost))
@@ -235,7 +240,8 @@ class AsyncRedisRateLimiter(Core):
     async def reset(self, user_id: str) -> None:
         """Give the user the whole budget back, of every limit. An outage raises, whatever ``on_outage`` says.
 
-        Reservations that are open lose their slots, and are not refunded any more.
+        Reservations that are open lose their slots, and are not refunded any more. Slices that other processes have
+        taken (``budget_leases=``) may still be spent by them, for as long as they are held.
         """
         scope = self._scope(user_id)
         self._without.forget(scope)
@@ -305,7 +311,8 @@ class AsyncRedisRateLimiter(Core):
         remaining = slices.spend(keys, cost, now)
         if remaining is not None:
             return self._spent(remaining, slices.hold_ms)
-        if not slices.may_take(keys, now):
+        generation = slices.may_take(keys, now)
+        if generation is None:
             return await self._charge(keys, cost, os.urandom(16), self._generated_id_ms)
         window = self._window
         call = calls.take_slice(
@@ -326,7 +333,7 @@ class AsyncRedisRateLimiter(Core):
         except StoreUnavailable as error:
             return self._degraded(error, began, [Scope(keys, self._limits)], cost)
         finally:
-            slices.took(keys, now, max(0, granted - cost), remaining)
+            slices.took(keys, generation, now, max(0, granted - cost), remaining)
         self._outage.succeeded()
         if granted:
             return self._spent(remaining + granted - cost, slices.hold_ms)
@@ -344,19 +351,33 @@ class AsyncRedisRateLimiter(Core):
         )
 
     async def _reserve(self, holding: Holding, scopes: Sequence[Scope], cost: int) -> AsyncReservation:
-        attempt = Attempt(holding.operations, holding.open_ms, holding.lease_ms)
+        attempt = Attempt(holding.operations, holding.remembered_ms, holding.lease_ms)
         began = self._outage.began()
         try:
             ((*replies,),) = await charge(self._port, [attempt], undo_seconds=self._total_seconds)
         except StoreUnavailable as error:
+            # Nobody will free the slot that a server may give which was only slow. Under a name, its next use will.
+            if error.may_have_applied and holding.with_slots and not holding.named:
+                self._port.background(holding.abandon())
             return AsyncReservation(self._degraded(error, began, scopes, cost), cost, None)
         except BaseException:  # cancelled: nobody will settle what may have been charged, nor free its slot
             if not holding.named:
-                await self._port.cleanup(holding.abandon, seconds=self._total_seconds)
+                await self._undo(holding)
             raise
         self._outage.succeeded()
         decision = decision_of(holding.operations, replies)
-        return AsyncReservation(decision, cost, holding if decision.allowed else None)
+        closed = any(reply.closed for reply in replies)
+        return AsyncReservation(decision, cost, holding if decision.allowed else None, closed=closed)
+
+    async def _undo(self, holding: Holding) -> None:
+        undone: list[bool] = []
+
+        async def undo() -> None:
+            undone.append(await holding.undo())
+
+        await self._port.cleanup(undo, seconds=self._total_seconds)
+        if undone != [True]:
+            self._port.background(holding.abandon())
 
     def _degraded(
         self, error: StoreUnavailable, began: int, scopes: Sequence[Scope], cost: int, *, charge: bool = True

@@ -211,6 +211,10 @@ def test_charges_that_are_none(make, charges):
     refused((TypeError, ValueError), make("limiter").consume_many, charges)
 
 
+def test_more_charges_than_one_round_trip_should_hold(make):
+    refused(ValueError, make("limiter").consume_many, [("u", 1)] * 1_001)
+
+
 def test_what_was_used(make):
     for bad, kind in BAD_TOKENS[1:]:
         reservation = make("limiter", on_outage="raise").reserve("u", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import pytest
 from servers import wait_until
@@ -21,6 +22,15 @@ def test_a_budget_is_spent_and_not_overspent(make):
     assert limiter.check_and_consume("u-42", 400) is True
     assert limiter.check_and_consume("u-42") is False
     assert limiter.get_remaining("u-42") == 0
+
+
+def test_tokens_may_be_any_int(make):
+    size = IntEnum("Size", {"LARGE": 600})
+    limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=1_000), on_outage="raise")
+    assert limiter.consume("u", size.LARGE).remaining == 400
+    assert limiter.reserve("v", size.LARGE).settle(size.LARGE)
+    assert [each.allowed for each in limiter.consume_many([("w", size.LARGE), ("w", size.LARGE)])].count(True) == 1
+    assert limiter.get_remaining("v") == 400
 
 
 def test_users_have_budgets_of_their_own(make):

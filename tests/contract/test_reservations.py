@@ -164,6 +164,21 @@ def test_a_slot_is_held_beyond_its_lease_and_not_beyond_its_holder(slots):
         assert not held.slot_lost
 
 
+def test_one_who_comes_back_under_the_same_name_has_a_slot_or_is_refused(make):
+    one = RateLimitConfig(max_tokens_per_minute=1_000, max_concurrent=1)
+    slots = make("limiter", config=one, on_outage="raise")
+    crashed = slots.reserve("u", 1, request_id="job", lease_seconds=0.1)
+    del crashed  # as if its process had died
+    wait_until(lambda: slots.reserve("u", 2, request_id="other").decision.allowed, what="the end of the lease")
+    assert slots.reserve("u", 1, request_id="job").decision.violated == "concurrent"
+    assert slots.reserve("u", 2, request_id="other").settle(2)
+    again = slots.reserve("u", 1, request_id="job")
+    assert (again.decision.allowed, again.slot_lost) == (True, False)
+    assert not slots.reserve("u", 1).decision.allowed
+    late = slots.reserve("u", 2, request_id="other")
+    assert (late.decision.allowed, late.slot_lost, late.settle(0)) == (True, True, False)
+
+
 def test_a_slot_that_is_gone_is_noticed(slots):
     held = slots.reserve("u", 1, lease_seconds=0.1)
     slots.reset("u")

@@ -6,27 +6,43 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
+import redis
+import redis.asyncio
 from faces import Maker
 from proxy import Proxy
-from servers import Server, wait_until
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from servers import Server, valkey9, wait_until
 
-from ractogateway.errors import RateLimitExceeded, StoreUnavailable
-from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RateLimitParent, RedisOptions
+from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreUnavailable
+from ractogateway.redis import (
+    AsyncRedisRateLimiter,
+    BudgetLeases,
+    RateLimitConfig,
+    RateLimitParent,
+    RedisOptions,
+    RedisRateLimiter,
+)
+from ractogateway.redis.scripts import limiter_calls as calls
 
 SCRIPTS = (b"EVALSHA", b"EVAL")
 PATIENT = RedisOptions(timeout_seconds=60.0, stall_seconds=0.05, breaker_failures=1_000_000)
 BRIEF = RedisOptions(timeout_seconds=0.2, breaker_failures=1_000_000)
 MOST = 2**53 - 1
+ONE_LIMIT = RateLimitConfig(max_tokens_per_minute=MOST)
 
 
 @pytest.fixture
@@ -94,6 +110,53 @@ def test_who_waits_is_charged_once_whatever_replies_are_lost(any_server: Server,
         day = RateLimitConfig(max_tokens_per_minute=MOST, max_tokens_per_day=MOST)
         limiter = Maker("blocking url", any_server, stack)("limiter", config=day, on_outage="raise")
         assert MOST - limiter.get_remaining("u") == sum(10 + n for n in range(12))
+
+
+def test_what_a_given_client_sends_again_after_seconds_is_charged_once(any_server: Server, proxy: Proxy):
+    """Its timeout and its retries are its own: here it asks again when our own time limit has passed twice."""
+    host, port = proxy.url.removeprefix("redis://").split("/")[0].split(":")
+    own = redis.Redis(host=host, port=int(port), socket_timeout=2.2, retry=Retry(ConstantBackoff(0.0), 3))
+    with own, ExitStack() as stack:
+        limiter = RedisRateLimiter(client=own, config=ONE_LIMIT, on_outage="raise")
+        limiter.consume("u", 1)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS, after_loss="silence")
+        with ThreadPoolExecutor(1) as caller:
+            consumed = caller.submit(limiter.consume, "u", 100)
+            wait_until(lambda: proxy.lost, what="the lost reply")
+            proxy.faults()
+            assert consumed.result(30).allowed
+        assert Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT).get_remaining("u") == MOST - 101
+
+
+def test_who_waits_through_a_long_outage_is_charged_once(any_server: Server, proxy: Proxy):
+    """The first time, of which no answer came, is remembered for as long as the waiter asks."""
+    with ExitStack() as stack:
+        direct = Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT)
+        limiter = Maker("blocking url", proxy, stack)("limiter", config=ONE_LIMIT, on_outage="deny", options=BRIEF)
+        limiter.wait("u", 1, timeout_seconds=1)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS)
+        with ThreadPoolExecutor(1) as waiter:
+            waiting = waiter.submit(limiter.wait, "u", 100, timeout_seconds=30)
+            wait_until(lambda: direct.get_remaining("u") < MOST - 1, what="the charge of which no answer came")
+            time.sleep(3 * BRIEF.timeout_seconds)
+            proxy.faults()
+            assert waiting.result(30).allowed
+        assert direct.get_remaining("u") == MOST - 101
+
+
+def test_a_settlement_that_is_tried_again_after_a_long_outage_is_applied_once(any_server: Server, proxy: Proxy):
+    with ExitStack() as stack:
+        direct = Maker("blocking url", any_server, stack)("limiter", config=ONE_LIMIT)
+        limiter = Maker("blocking url", proxy, stack)("limiter", config=ONE_LIMIT, options=BRIEF)
+        limiter.reserve("v", 1).settle(1)  # the script is known
+        reservation = limiter.reserve("u", 100)
+        proxy.faults(lose_one_in=1, losing=SCRIPTS)
+        assert reservation.settle(500) is False
+        assert direct.get_remaining("u") == MOST - 500
+        time.sleep(3 * BRIEF.timeout_seconds)
+        proxy.faults()
+        wait_until(lambda: reservation.settle(500), what="the settlement getting through")
+        assert direct.get_remaining("u") == MOST - 500
 
 
 # --- many processes --------------------------------------------------------------------------------------------------
@@ -299,6 +362,21 @@ def test_who_came_first_is_served_first_on_whatever_replica(make: Maker, any_ser
     assert served == [0, 1, 2, 3]
 
 
+def test_behind_a_dead_waiter_the_others_do_not_ask_all_the_time(any_server: Server, proxy: Proxy):
+    async def main() -> int:
+        limiter = AsyncRedisRateLimiter(proxy.url, config=LIMITS, on_outage="raise")
+        dead = calls.wait_turn(limiter._scope("u"), identity=b"d" * 16, tokens=1, longest_ms=2000, remembered_ms=1)
+        await limiter.consume("u", 100)
+        await limiter._port.run(dead)
+        await limiter.reset("u")
+        before = proxy.commands.total()
+        waited = await asyncio.gather(*(limiter.wait("u", 1, timeout_seconds=30) for _ in range(9)))
+        assert all(decision.allowed for decision in waited)
+        return proxy.commands.total() - before
+
+    assert asyncio.run(main()) < 25 * 9
+
+
 # --- cancelled tasks -------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +425,25 @@ def test_a_cancelled_task_keeps_its_charge_and_frees_its_slot(any_server: Server
     asyncio.run(main())
 
 
+def test_a_reservation_is_made_once(any_server: Server):
+    """A second time would be the same operation, for free."""
+
+    async def main() -> None:
+        limiter = AsyncRedisRateLimiter(any_server.url, config=LIMITS, on_outage="raise")
+        pending = limiter.reserve("u", 60)
+        async with pending:
+            with pytest.raises(InvalidValueError, match="once"):
+                async with pending:
+                    pytest.fail("entered again")
+            with pytest.raises(InvalidValueError, match="once"):
+                await pending
+        with pytest.raises(InvalidValueError, match="once"):
+            await pending
+        assert await limiter.get_remaining("u") == 40
+
+    asyncio.run(main())
+
+
 def test_a_reservation_that_is_cancelled_before_it_is_there_leaves_nothing(any_server: Server, proxy: Proxy):
     config = RateLimitConfig(max_tokens_per_minute=100, max_concurrent=1)
 
@@ -362,6 +459,62 @@ def test_a_reservation_that_is_cancelled_before_it_is_there_leaves_nothing(any_s
         assert task.cancelled()
         proxy.faults()
         assert (await limiter.reserve("u", 100)).decision.allowed
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def stopped() -> Iterator[tuple[Server, Callable[[], None], Callable[[], None]]]:
+    """A server, and what stops it and lets it go on: it then executes what it was sent meanwhile."""
+    with valkey9() as server:
+        with server.client() as client:
+            pid = client.info("server")["process_id"]
+        yield server, partial(os.kill, pid, signal.SIGSTOP), partial(os.kill, pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("policy", ["local", "raise"])
+@pytest.mark.parametrize("face", FACES)
+def test_a_stall_leaves_no_slot_behind(stopped: tuple, face: str, policy: str):
+    server, stop, go_on = stopped
+    with ExitStack() as stack:
+        limiter = Maker(face, server, stack)("limiter", config=LIMITS, on_outage=policy, options=BRIEF)
+        limiter.reserve("v", 1).settle(1)
+        stop()
+        try:
+            if policy == "raise":
+                with pytest.raises(StoreUnavailable):
+                    limiter.reserve("u", 60)
+            else:
+                assert limiter.reserve("u", 60).decision.degraded
+            time.sleep(BRIEF.timeout_seconds)
+        finally:
+            go_on()
+        with Maker("blocking url", server, stack)("limiter", config=LIMITS, on_outage="raise") as direct:
+            wait_until(lambda: direct.reserve("u", 100).decision.allowed, what="the slot and the budget")
+
+
+def test_who_is_cancelled_while_the_server_stalls_leaves_no_slot_behind(stopped: tuple):
+    """A client that was given drops its connection: what comes after it may overtake it."""
+    server, stop, go_on = stopped
+
+    async def main() -> None:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            limiter = AsyncRedisRateLimiter(client=client, config=LIMITS, on_outage="raise")
+            await (await limiter.reserve("v", 1)).settle(1)
+            stop()
+            try:
+                task = asyncio.create_task(limiter.reserve("u", 60).made())
+                await asyncio.sleep(0.1)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled()
+            finally:
+                go_on()
+            for _ in range(100):
+                if (await limiter.reserve("u", 100)).decision.allowed:
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("the slot is gone")
 
     asyncio.run(main())
 
@@ -390,3 +543,32 @@ def test_owners_that_no_script_reaches_together_are_asked_apart_and_refunded(any
         assert reservation.settle(50)
         assert [limiter.get_remaining(owner) for owner in ("u", "org")] == [750, 750]
         assert limiter.consume("u", 50, parents=parents, request_id="s").allowed, "a refused name may try again"
+
+
+def test_what_a_concurrent_retry_counts_on_is_not_undone(any_server: Server):
+    """One attempt was refused by the parent and is about to undo the user's charge; the next one finds that charged."""
+    config = RateLimitConfig(max_tokens_per_minute=100)
+    org = RateLimitParent("org", RateLimitConfig(max_tokens_per_minute=100, key_prefix="orgs"))
+
+    async def main() -> None:
+        first, second = (AsyncRedisRateLimiter(any_server.url, config=config, on_outage="raise") for _ in "ab")
+        first._clustered = second._clustered = True
+        owner = AsyncRedisRateLimiter(any_server.url, config=org.config, on_outage="raise")
+        await owner.consume("org", 50)
+        undo, about_to, may = first._port.cleanup, asyncio.Event(), asyncio.Event()
+
+        async def late(work: Callable, *, seconds: float) -> None:
+            about_to.set()
+            await may.wait()
+            await undo(work, seconds=seconds)
+
+        first._port.cleanup = late
+        refused = asyncio.create_task(first.consume("u", 100, request_id="r", parents=[org]))
+        await about_to.wait()
+        await owner.reset("org")
+        assert (await second.consume("u", 100, request_id="r", parents=[org])).allowed
+        may.set()
+        assert not (await refused).allowed
+        assert await second.get_remaining("u") == 0
+
+    asyncio.run(main())

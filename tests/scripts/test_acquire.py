@@ -6,6 +6,7 @@ Each schedule runs on all servers at hand, which must answer alike. The tests br
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from itertools import count
 from typing import NamedTuple
@@ -208,6 +209,31 @@ def test_a_stepping_clock_never_admits_too_much(clients: list[Redis], jumps: tup
             charged[step.operation] = at, [cost - back for cost, back in zip(costs, given_back, strict=True)]
     for place, (limit, window_ms) in enumerate(BUDGETS):
         assert worst_window([(at, net[place]) for at, net in charged.values()], window_ms) <= limit
+
+
+@pytest.mark.parametrize("cap", [5, 120])
+def test_small_steps_back_at_the_edge_of_a_window_never_refund_anothers_charge(clients: list[Redis], cap: int):
+    """What a rewrite has dropped looks young again by a clock that has stepped back: the log must know better."""
+    chance = random.Random(cap)
+    for _ in range(60):
+        user, now, elapsed = LimitsUser(*clients[:1], budgets=[(TOKENS, 1000)], cap=cap), START_US, 0
+        charged: dict[int, list[int]] = {}
+        unsettled: list[int] = []
+        for number in range(40):
+            gap_us = chance.choice([1_000, 30_000, 300_000, 1_001_000]) + chance.randrange(1000)
+            elapsed += gap_us
+            now += gap_us - chance.choice([0, 0, 0, 150_000, 400_000])
+            if chance.random() < 0.5 or not unsettled:
+                cost = chance.randrange(1, 50)
+                if user.acquire(now, [cost], number).admitted:
+                    charged[number] = [elapsed, cost]
+                    unsettled.append(number)
+            else:
+                operation = unsettled.pop(chance.choice([0, -1]))
+                user.settle(now, [charged[operation][1]], [0], operation)
+                charged[operation][1] = 0
+            live = sum(net for at, net in charged.values() if at > elapsed - 1_000_000)
+            assert user.peek(now, [0]).remaining[0] <= TOKENS - live
 
 
 @each

@@ -73,6 +73,31 @@ def test_slots_are_freed_by_settling_and_by_time(anywhere: LimitsUser):
     assert not acquired(anywhere, 499, 1, "d")
 
 
+def test_a_renewal_ends_a_lease_by_the_clock_that_has_stepped_back(user: LimitsUser):
+    assert acquired(user, 3_600_000, 1, "a", lease_ms=1000)
+    assert acquired(user, 3_600_000, 1, "b", lease_ms=1000)
+    assert user.renew(START_US, "a", 1000)
+    assert not acquired(user, 999, 1, "c", lease_ms=1000)
+    assert acquired(user, 1000, 1, "c", lease_ms=1000)
+
+
+def test_a_repetition_has_a_slot_or_is_refused(anywhere: LimitsUser):
+    assert acquired(anywhere, 0, 1, "a", lease_ms=100)
+    assert acquired(anywhere, 0, 1, "b", lease_ms=10_000)
+    assert acquired(anywhere, 101, 1, "c", lease_ms=500)
+    (client,) = anywhere.clients
+    refused = anywhere.acquire(START_US + 102 * MS, costs(1), "a", 700)
+    assert (refused.admitted, refused.refused, refused.retry_after_ms) == (0, 4, 499)
+    assert anywhere.acquire(START_US + 601 * MS, costs(1), "a", 700).admitted == 2
+    assert client.zscore(anywhere.leases[0], "a") == START_US // MS + 1301
+    assert anywhere.acquire(START_US + 602 * MS, costs(1), "b", 10).admitted == 2
+    assert client.zscore(anywhere.leases[0], "b") == START_US // MS + 10_000, "nobody's lease is shortened"
+    assert client.zcard(anywhere.leases[0]) == 2
+    assert settled(anywhere, 603, 1, 1, "a")
+    assert anywhere.acquire(START_US + 604 * MS, costs(1), "a", 700).admitted == 3
+    assert rooms(anywhere, 604) == (97, 0, 147)
+
+
 def test_a_slot_is_renewed_until_somebody_else_has_it(user: LimitsUser):
     assert acquired(user, 0, 1, "a", lease_ms=100)
     assert acquired(user, 0, 1, "b", lease_ms=100)
@@ -94,6 +119,27 @@ def test_a_refund_stays_with_its_charge_when_the_clock_was_repaired(user: Limits
     assert settled(user, 5002, 30, 0, "ahead")
     assert rooms(user, 5002)[0] == 100 - 71
     assert rooms(user, 60_000)[0] == 60, "what was charged at 5001 ms is still charged"
+
+
+def test_a_refund_of_a_charge_that_was_dropped_is_not_made_after_a_small_step_back(user: LimitsUser):
+    """By the clock that has stepped back it would be young enough, and the next entry is somebody else's."""
+    user = LimitsUser(*user.clients, budgets=[(1000, 60_000)])
+
+    def acquire(at_ms: int, tokens: int, name: str) -> bool:
+        return bool(user.acquire(START_US + at_ms * MS, [tokens], name).admitted)
+
+    def cancel(at_ms: int, tokens: int, name: str) -> bool:
+        return user.settle(START_US + at_ms * MS, [tokens], [0], name)
+
+    assert acquire(-1000, 1, "begins the period")
+    assert acquire(0, 400, "old")
+    assert acquire(30_000, 500, "somebody else's")
+    assert acquire(60_100, 400, "new")
+    assert cancel(60_150, 400, "new"), "the newest entry holds nothing any more, and still tells the time"
+    assert cancel(59_900, 400, "old")
+    assert user.peek(START_US + 60_000 * MS, [0]).remaining == (500,)
+    assert acquire(60_000, 500, "fits")
+    assert not acquire(60_000, 1, "does not")
 
 
 def test_a_refund_stays_with_its_charge_when_the_log_was_begun_anew(user: LimitsUser):
@@ -153,6 +199,17 @@ def test_a_cancelled_operation_may_be_tried_again(anywhere: LimitsUser):
     assert anywhere.acquire(START_US, costs(30), "a").admitted == 2
     assert settled(anywhere, 1, 30, 10, "a")
     assert rooms(anywhere, 1) == (90, 2, 140)
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_abandoned_operation_is_undone_whether_it_has_arrived_or_not(anywhere: LimitsUser, arrived: bool):
+    if arrived:
+        assert acquired(anywhere, 0, 30, "a")
+    assert anywhere.settle(START_US, costs(30), [0, 0, 0], "a", mark="a")
+    anywhere.acquire(START_US + MS, costs(30), "a")
+    assert rooms(anywhere, 1) == (100, 3, 150)
+    assert not anywhere.clients[0].exists(*anywhere.leases)
+    assert anywhere.settle(START_US + MS, costs(30), [0, 0, 0], "a", mark="a"), "sent again"
 
 
 def test_what_is_written_ends_by_itself(user: LimitsUser):

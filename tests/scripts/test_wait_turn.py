@@ -212,9 +212,44 @@ def test_a_clock_that_was_hours_ahead_is_repaired_by_who_waits(server: Server):
             assert (answer.admitted, answer.retry_after_ms) == (0, WINDOW_MS - at_ms)
 
 
+def test_hundreds_of_dead_waiters_let_nobody_pass(server: Server):
+    with server.client() as client:
+        user, first, second = LimitsUser(client, budgets=BUDGETS), "first 0000000000", "second 000000000"
+        user.acquire(START_US, [100, 1], "before")
+        for number in range(300):
+            user.wait_turn(START_US + MS, [1, 1], f"dead {number:011}", by_request=2)
+        for at_ms in (1, 2500):
+            user.wait_turn(START_US + at_ms * MS, [50, 1], first, by_request=2)
+        user.wait_turn(START_US + 2500 * MS, [60, 1], second, by_request=2)
+        user.reset()
+        at = START_US + 3200 * MS
+        assert user.wait_turn(at, [60, 1], second, by_request=2)[1].admitted == 0, "somebody who lives is before it"
+        assert user.wait_turn(at, [50, 1], first, by_request=2)[1].admitted == 1
+
+
+def test_a_clock_that_steps_back_blocks_nobody_behind_a_dead_waiter(anywhere: LimitsUser):
+    """Nor do those who live lose their places."""
+    first, dead, second = (f"waiter {number:09}" for number in range(3))
+    anywhere.wait_turn(START_US, [100, 1], "waiter 000000009", by_request=2)
+    for name in (first, dead, second):
+        anywhere.wait_turn(START_US + MS, [100, 1], name, by_request=2)
+    back = START_US - 3_600_000_000
+    assert anywhere.wait_turn(back, [100, 1], second, by_request=2)[1].admitted == 0
+    for at_ms in range(1000, WINDOW_MS, 1000):
+        for name in (second, first):
+            assert anywhere.wait_turn(back + at_ms * MS, [100, 1], name, by_request=2)[1].admitted == 0
+    due = back + WINDOW_MS * MS
+    assert anywhere.wait_turn(due, [100, 1], second, by_request=2)[1].admitted == 0
+    assert anywhere.wait_turn(due, [100, 1], first, by_request=2)[1].admitted == 1
+    for at_ms in range(1000, WINDOW_MS + 1, 1000):
+        sleep_ms, answer = anywhere.wait_turn(due + at_ms * MS, [100, 1], second, by_request=2)
+    assert answer.admitted == 1
+
+
 def test_a_queue_ends_by_itself(server: Server):
     with server.client() as client:
         user = LimitsUser(client, budgets=BUDGETS)
         user.acquire("", [100, 1], "before")
         user.wait_turn("", [1, 1], "waiter 000000001", by_request=2)
-        assert all(0 < client.pttl(key) <= LONGEST_MS + GRACE_MS + 1000 for key in user.queue)
+        user.wait_turn("", [1, 1], "waiter 000000002", longest_ms=1, by_request=2)
+        assert all(LONGEST_MS + 500 < client.pttl(key) <= LONGEST_MS + GRACE_MS + 1000 for key in user.queue)

@@ -40,7 +40,8 @@ class ExactWindow:
         now = now_us // 1000
         live = sorted((stamp, charge.tokens) for charge, stamp in self._read(now_us) if stamp > now - self.window_ms)
         room = self.limit - sum(tokens for _, tokens in live)
-        reset = max((stamp + self.window_ms - now for stamp, tokens in live if tokens), default=0)
+        # The newest stamp stays if its tokens are refunded, while there are others.
+        reset = live[-1][0] + self.window_ms - now if room < self.limit else 0
         if cost > self.limit:
             return room, -1, reset
         missing, retry = cost - room, 0
@@ -52,7 +53,7 @@ class ExactWindow:
 
     def charge(self, now_us: int, tokens: int) -> Charge:
         self.restamp(now_us)
-        last = max((charge.stamp for charge in self.charges if charge.tokens), default=0)
+        last = max((charge.stamp for charge in self.charges), default=0)
         self.charges.append(Charge(max(_up(now_us), last), tokens, self.epoch))
         return self.charges[-1]
 
@@ -105,23 +106,41 @@ class ExactLimits:
     def acquire(self, now_us: int, costs: Sequence[int], operation: object, lease_ms: int) -> Answer:
         answer = self._look(now_us, costs, self.slots)
         if operation in self.operations and not self.operations[operation].cancelled:
-            return Answer(2, 0, 0, answer.reset_after_ms, answer.remaining)
+            return self._repeat(now_us, operation, lease_ms, answer)
         if not answer.admitted:
             for window in self.windows:
                 window.restamp(now_us)
             return answer
         charges = [window.charge(now_us, cost) for window, cost in zip(self.windows, costs, strict=True)]
         self.operations[operation] = Open(charges, list(costs))
-        if self.slots is not None:
-            if len(self.leases) >= self.slots:
-                self.leases = {name: end for name, end in self.leases.items() if end > now_us // 1000}
-            self.leases[operation] = now_us // 1000 + lease_ms
+        self._take_slot(now_us, operation, lease_ms)
         after = self._look(now_us, costs, slots=None)
         reset = max(
             charge.stamp + window.window_ms - now_us // 1000
             for charge, window in zip(charges, self.windows, strict=True)
         )
         return Answer(1, 0, 0, max(reset, answer.reset_after_ms), after.remaining)
+
+    def _repeat(self, now_us: int, operation: object, lease_ms: int, answer: Answer) -> Answer:
+        if self.operations[operation].closed:
+            return Answer(3, 0, 0, answer.reset_after_ms, answer.remaining)
+        slots = None if operation in self.leases else self.slots
+        wait = self._slot_wait(now_us, slots)
+        if wait:
+            return Answer(0, len(self.windows) + 1, wait, answer.reset_after_ms, answer.remaining)
+        self._take_slot(now_us, operation, lease_ms)
+        return Answer(2, 0, 0, answer.reset_after_ms, answer.remaining)
+
+    def _take_slot(self, now_us: int, operation: object, lease_ms: int) -> None:
+        if self.slots is None:
+            return
+        if operation not in self.leases and len(self.leases) >= self.slots:
+            self.leases = {name: end for name, end in self.leases.items() if end > now_us // 1000}
+        self.leases[operation] = max(self.leases.get(operation, 0), now_us // 1000 + lease_ms)
+
+    def _slot_wait(self, now_us: int, slots: int | None) -> int:
+        live = sorted(end for end in self.leases.values() if end > now_us // 1000)
+        return live[len(live) - slots] - now_us // 1000 if slots is not None and len(live) >= slots else 0
 
     def settle(
         self, now_us: int, actual: Sequence[int], operation: object, *, cancelled: bool = False
@@ -156,8 +175,7 @@ class ExactLimits:
         looks = [window.look(now_us, cost) for window, cost in zip(self.windows, costs, strict=True)]
         retries = [retry for _, retry, _ in looks]
         if slots is not None:
-            live = sorted(end for end in self.leases.values() if end > now_us // 1000)
-            retries.append(live[len(live) - slots] - now_us // 1000 if len(live) >= slots else 0)
+            retries.append(self._slot_wait(now_us, slots))
         latest = -1 if -1 in retries else max(retries)
         return Answer(
             int(latest == 0),

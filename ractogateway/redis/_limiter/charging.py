@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.limits import CONCURRENT, TOKENS_PER_WINDOW, Limit, name_of
 from ractogateway.redis.scripts import limiter_calls as calls
 from ractogateway.redis.scripts.limiter_calls import BudgetReply, Operation
-from ractogateway.redis.transport import Port
+from ractogateway.redis.transport import Call, Port
 
 WAITING = "queue"
 """How a decision of `wait` names what held it back, if that was only somebody before it."""
@@ -29,19 +30,22 @@ async def charge(port: Port, attempts: Sequence[Attempt], *, undo_seconds: float
     """Charge each attempt to all its limits, or to none; what each slot answered.
 
     An attempt that one slot refused is undone in the others, for at most ``undo_seconds``: what cannot be undone then
-    stays charged, so no limit is ever exceeded.
+    stays charged, so no limit is ever exceeded. What a concurrent retry of the same operation has found charged is not
+    undone either: that one counts on it.
     """
+    # Parts that may have to be undone bear a name: a retry that finds one charged takes it over.
+    names = [os.urandom(8) if len(attempt.operations) > 1 else None for attempt in attempts]
     pending = [
-        calls.acquire(operation, remembered_ms=attempt.remembered_ms, lease_ms=attempt.lease_ms)
-        for attempt in attempts
+        calls.acquire(operation, remembered_ms=attempt.remembered_ms, lease_ms=attempt.lease_ms, attempt=name)
+        for attempt, name in zip(attempts, names, strict=True)
         for operation in attempt.operations
     ]
     answers = iter([await port.run(pending[0])] if len(pending) == 1 else await port.run_many(pending))
     replies = [[next(answers) for _ in attempt.operations] for attempt in attempts]
     undone = [
-        (operation, attempt.remembered_ms)
-        for attempt, own in zip(attempts, replies, strict=True)
-        if len(own) > 1 and not all(reply.admitted for reply in own)
+        calls.undo(operation, attempt=name, remembered_ms=attempt.remembered_ms)
+        for attempt, name, own in zip(attempts, names, replies, strict=True)
+        if name is not None and not all(reply.admitted for reply in own)
         for operation, reply in zip(attempt.operations, own, strict=True)
         if reply.admitted and not reply.repeated
     ]
@@ -50,11 +54,9 @@ async def charge(port: Port, attempts: Sequence[Attempt], *, undo_seconds: float
     return replies
 
 
-async def _undo(port: Port, undone: Sequence[tuple[Operation, int]]) -> None:
+async def _undo(port: Port, undone: Sequence[Call[bool]]) -> None:
     try:
-        await port.run_many(
-            [calls.cancel(each, name=b"", remembered_ms=remembered_ms) for each, remembered_ms in undone]
-        )
+        await port.run_many(undone)
     except StoreError:
         return  # they stay charged
 

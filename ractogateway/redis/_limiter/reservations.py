@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ractogateway._checks import check_tokens
-from ractogateway.errors import RateLimitExceeded, StoreError, StoreUnavailable
+from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import limiter_calls as calls
@@ -19,6 +18,7 @@ from ractogateway.redis.transport import Heartbeat, Port
 __all__ = ["AsyncReservation", "PendingReservation"]
 
 _BEATS_A_LEASE = 3
+_ABANDONING_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Holding:
     Attributes:
         patience_seconds: how long a slot is tried to be freed when a block is left.
         operations: one for each slot of the cluster that holds limits of it.
-        open_ms, closed_ms: how long its record is kept while it is open, and once it is settled.
+        remembered_ms: how long its record is kept, open or settled: who was not answered may settle again much later.
         named: the caller chose its identity, so somebody else may hold the same reservation.
         raises: whether an outage raises.
     """
@@ -38,8 +38,7 @@ class Holding:
     patience_seconds: float
     operations: Sequence[Operation]
     lease_ms: int
-    open_ms: int
-    closed_ms: int
+    remembered_ms: int
     named: bool
     raises: bool
 
@@ -52,26 +51,36 @@ class Holding:
         """Begin to renew the slots."""
         interval = self.lease_ms / 1000 / _BEATS_A_LEASE
         return [
-            self.port.every(interval, calls.renew(operation, remembered_ms=self.open_ms, lease_ms=self.lease_ms))
+            self.port.every(interval, calls.renew(operation, remembered_ms=self.remembered_ms, lease_ms=self.lease_ms))
             for operation in self.with_slots
         ]
 
     async def close(self, used: int | None, name: bytes) -> bool:
         """Settle all operations to what was used, or cancel them (None); whether this call is the one that counts."""
         pending = [
-            calls.cancel(operation, name=name, remembered_ms=self.closed_ms)
+            calls.cancel(operation, name=name, remembered_ms=self.remembered_ms)
             if used is None
-            else calls.settle(operation, actual=used, name=name, remembered_ms=self.closed_ms)
+            else calls.settle(operation, actual=used, name=name, remembered_ms=self.remembered_ms)
             for operation in self.operations
         ]
         if len(pending) == 1:
             return await self.port.run(pending[0])
         return any(await self.port.run_many(pending))
 
+    async def undo(self) -> bool:
+        """Undo what may have been charged, and what may still arrive at the server; whether that is done."""
+        try:
+            await self.port.run_many([calls.abandon(each, remembered_ms=self.remembered_ms) for each in self.operations])
+        except StoreError:
+            return False
+        return True
+
     async def abandon(self) -> None:
-        """Undo what a caller that is gone may have charged. It takes the way of the charge, and so comes after it."""
-        with suppress(StoreError):
-            await self.close(None, b"")
+        """Undo it as soon as the server answers. What fails for half a minute, the end of the lease will do."""
+        for pause_seconds in _ABANDONING_SECONDS:
+            await self.port.sleep(pause_seconds)
+            if await self.undo():
+                return
 
 
 class AsyncReservation:
@@ -85,19 +94,21 @@ class AsyncReservation:
         tokens: the estimate.
     """
 
-    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None) -> None:
+    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None, *, closed: bool = False) -> None:
         self.decision = decision
         self.tokens = tokens
         self._holding = holding
         self._name = os.urandom(8)  # by which the server knows this holder's settlement when it is sent again
-        self._heartbeats = holding.heartbeats() if holding is not None else []
+        self._closed = closed  # by another holder, before this one came
+        self._heartbeats = holding.heartbeats() if holding is not None and not closed else []
 
     async def settle(self, actual_tokens: int) -> bool:
         """Replace the estimate by what was used, 0 or more tokens; whether this call was the one that counts.
 
         Less than the estimate: the rest is given back, as long as the charge is younger than the window (after that the
         window has given it back already). More: the difference is charged now, even beyond the limit. Without Redis,
-        False, and it may be tried again; with ``on_outage="raise"`` it raises.
+        False, and it may be tried again, for as long as the lease or the window lasts: it is applied once. With
+        ``on_outage="raise"`` it raises.
         """
         return await self._close(check_tokens("actual_tokens", actual_tokens, minimum=0))
 
@@ -112,8 +123,12 @@ class AsyncReservation:
 
     @property
     def slot_lost(self) -> bool:
-        """Whether the slot of this open reservation was given to somebody else: it could not be renewed in time."""
-        return self._holding is not None and any(heartbeat.ended for heartbeat in self._heartbeats)
+        """Whether this open reservation has no slot: it could not be renewed in time and was given to somebody else, or
+        it was freed when another holder of the same ``request_id`` settled.
+        """
+        if self._holding is None:
+            return False
+        return (self._closed and bool(self._holding.with_slots)) or any(beat.ended for beat in self._heartbeats)
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:
@@ -165,11 +180,25 @@ class AsyncReservation:
 
 
 class PendingReservation(Awaitable[AsyncReservation]):
-    """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``."""
+    """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``.
 
-    def __init__(self, made: Callable[[], Coroutine[Any, Any, AsyncReservation]]) -> None:
-        self.made = made
+    Once: a second time it would be the same operation, which was charged, and perhaps settled.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, AsyncReservation]]) -> None:
+        self._make: Callable[[], Coroutine[Any, Any, AsyncReservation]] | None = make
         self._entered: AsyncReservation | None = None
+
+    def made(self) -> Coroutine[Any, Any, AsyncReservation]:
+        """Make it.
+
+        Raises:
+            InvalidValueError: it was made before.
+        """
+        make, self._make = self._make, None
+        if make is None:
+            raise InvalidValueError("a reservation is awaited or entered once; call reserve() again for another one")
+        return make()
 
     def __await__(self) -> Generator[Any, Any, AsyncReservation]:
         return self.made().__await__()

@@ -24,6 +24,7 @@ class _User:
     remaining: int = 0  # at the server, when it was last asked
     asked_at: float = 0.0
     taking: bool = False
+    generation: int = 0  # tells it from one of the same name that was forgotten
 
 
 class Slices:
@@ -33,6 +34,7 @@ class Slices:
         self.hold_ms = milliseconds(seconds)
         self.tokens = tokens
         self._users: OrderedDict[bytes, _User] = OrderedDict()
+        self._generations = 0
         self._lock = threading.Lock()
         renewed_after_fork(self)
 
@@ -61,30 +63,31 @@ class Slices:
                     return user.remaining + sum(left for _, left in user.slices)
             return None
 
-    def may_take(self, keys: LimiterKeys, now: float) -> bool:
-        """Whether to ask for a slice: this user was served a moment ago, and nobody is asking. Then `took` must follow.
+    def may_take(self, keys: LimiterKeys, now: float) -> int | None:
+        """Whether to ask for a slice: this user was served a moment ago, and nobody is asking.
 
-        A user who comes seldom would leave most of a slice unspent.
+        Then `took` must follow, with the number that this returns; else None. A user who comes seldom would leave most of a slice unspent.
         """
         with self._lock:
             user = self._users.get(keys.tokens)
             if user is None:
-                user = self._users[keys.tokens] = _User()
+                self._generations += 1
+                user = self._users[keys.tokens] = _User(generation=self._generations)
                 if len(self._users) > _MOST_USERS:
                     self._users.popitem(last=False)
             self._users.move_to_end(keys.tokens)
             often = now - user.asked_at < self.hold_ms / 1000
             user.asked_at = now
             if user.taking or not often:
-                return False
+                return None
             user.taking = True
-            return True
+            return user.generation
 
-    def took(self, keys: LimiterKeys, asked_at: float, tokens: int, remaining: int) -> None:
+    def took(self, keys: LimiterKeys, generation: int, asked_at: float, tokens: int, remaining: int) -> None:
         """A slice was granted (0: none was) that was asked for at that time."""
         with self._lock:
             user = self._users.get(keys.tokens)
-            if user is None:  # forgotten meanwhile, and with it the slice
+            if user is None or user.generation != generation:  # forgotten meanwhile, and with it the slice
                 return
             user.taking, user.remaining = False, remaining
             if tokens:

@@ -20,6 +20,7 @@ _LONGEST_SLEEP_MS = 2000
 One that has died blocks those behind it for no longer than this and the grace of a ticket."""
 
 _LEAST_SLEEP_SECONDS = 0.001
+_PATIENCE_SECONDS = 0.25
 _LEAVING_SECONDS = 1.0
 
 Degrade = Callable[[StoreUnavailable, int], RateLimitDecision]
@@ -30,7 +31,7 @@ class Turn:
 
     Args:
         deadline: on the clock of the port.
-        remembered_ms: how long the charge is recognised.
+        remembered_ms: how long a charge is recognised at least; here that, and as long as it may be asked for again.
     """
 
     def __init__(self, port: Port, scope: Scope, tokens: int, deadline: float, remembered_ms: int) -> None:
@@ -39,6 +40,7 @@ class Turn:
         self._remembered_ms = remembered_ms
         self._operation = Operation((scope,), os.urandom(16), tokens, reserves=False)
         self._queued = False
+        self._late = 0
 
     async def wait(self, outage: OutageLog, degrade: Degrade) -> RateLimitDecision:
         """Until the budget is charged or the deadline has passed; ``degrade`` decides where Redis cannot."""
@@ -73,12 +75,17 @@ class Turn:
                 identity=self._operation.identity,
                 tokens=self._operation.tokens,
                 longest_ms=min(longest_ms, left_ms),
-                remembered_ms=self._remembered_ms,
+                remembered_ms=left_ms + self._remembered_ms,
             )
         )
         if reply.budget.admitted:
             self._queued = False
-        return decision_of([self._operation], [reply.budget]), reply.sleep_ms / 1000
+        # There is room, and somebody before this one has not come for it: has died, perhaps. All would ask every few ms.
+        self._late = self._late + 1 if reply.budget.retry_after_ms == 0 else 0
+        sleep_seconds = reply.sleep_ms / 1000
+        if self._late > 1:
+            sleep_seconds = max(sleep_seconds, min(sleep_seconds * 2.0**self._late, _PATIENCE_SECONDS))
+        return decision_of([self._operation], [reply.budget]), sleep_seconds
 
     async def _leave(self) -> None:
         operation = self._operation

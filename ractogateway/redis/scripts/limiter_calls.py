@@ -26,7 +26,7 @@ class BudgetReply(NamedTuple):
     """What the limiter's scripts answer. ``retry_after_ms`` is -1 where the cost can never pass.
 
     ``refused`` is the place, from 0, of the limit that refused among all that were asked: windows first, then slots.
-    ``remaining`` goes by windows.
+    ``remaining`` goes by windows. ``repeated``: it was admitted before; ``closed``: and is settled by now.
     """
 
     admitted: bool
@@ -35,6 +35,7 @@ class BudgetReply(NamedTuple):
     reset_after_ms: int
     remaining: tuple[int, ...]
     repeated: bool = False
+    closed: bool = False
 
 
 class WaitReply(NamedTuple):
@@ -92,13 +93,16 @@ def charge(
     return script_call(load("limiter/consume"), names, arguments, _one_budget, replay_safe=True)
 
 
-def acquire(operation: Operation, *, remembered_ms: int, lease_ms: int = 0) -> Call[BudgetReply]:
-    """Charge an operation to all its limits and take its slots, or do nothing."""
+def acquire(
+    operation: Operation, *, remembered_ms: int, lease_ms: int = 0, attempt: bytes | None = None
+) -> Call[BudgetReply]:
+    """Charge an operation to all its limits and take its slots, or do nothing. ``attempt``, 8 bytes, is for `undo`."""
     limits = _limits(operation.windows, operation.tokens)
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, lease_ms, len(operation.windows))
     slots = [most for _, most in operation.slots]
+    name = () if attempt is None else (attempt,)
     return script_call(
-        load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots), _budget, replay_safe=True
+        load("limiter/acquire"), operation.keys, (*arguments, *limits, *slots, *name), _budget, replay_safe=True
     )
 
 
@@ -114,13 +118,27 @@ def settle(operation: Operation, *, actual: int, name: bytes, remembered_ms: int
 
 def cancel(operation: Operation, *, name: bytes, remembered_ms: int) -> Call[bool]:
     """Undo an operation as if it had never been; whether it is this cancellation, of that name, that counts."""
+    return _undoing(operation, b"x" + name, remembered_ms)
+
+
+def undo(operation: Operation, *, attempt: bytes, remembered_ms: int) -> Call[bool]:
+    """Cancel what this attempt charged, unless another one of the same identity has found it and counts on it."""
+    return _undoing(operation, b"x" + attempt, remembered_ms, attempt)
+
+
+def abandon(operation: Operation, *, remembered_ms: int) -> Call[bool]:
+    """Undo an operation of which no answer came, now or, if it has not arrived yet, then; False: it was settled."""
+    return _undoing(operation, b"a", remembered_ms)
+
+
+def _undoing(operation: Operation, mark: bytes, remembered_ms: int, *attempt: bytes) -> Call[bool]:
     figures = [
         figure for _, limit in operation.windows for figure in (limit.window_ms, limit.cost(operation.tokens), 0)
     ]
-    return _settlement(operation, b"x" + name, figures, remembered_ms)
+    return _settlement(operation, mark, [*figures, *attempt], remembered_ms)
 
 
-def _settlement(operation: Operation, mark: bytes, figures: Sequence[int], remembered_ms: int) -> Call[bool]:
+def _settlement(operation: Operation, mark: bytes, figures: Sequence[int | bytes], remembered_ms: int) -> Call[bool]:
     arguments = (remembered_ms, LOG_ENTRIES, b"", operation.identity, mark, len(operation.windows))
     return script_call(load("limiter/settle"), operation.keys, (*arguments, *figures), bool, replay_safe=True)
 
@@ -201,8 +219,9 @@ def _one_budget(reply: Any) -> BudgetReply:
 
 def _budget(reply: Any) -> BudgetReply:
     admitted, refused, retry_after_ms, reset_after_ms, *remaining = reply
-    # 2: admitted before; see acquire.lua.
-    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, tuple(remaining), admitted > 1)
+    # 2 and 3: admitted before; see acquire.lua.
+    left = tuple(remaining)
+    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, left, admitted > 1, admitted > 2)
 
 
 def _slice(reply: Any) -> SliceReply:

@@ -9,23 +9,27 @@
 -- ARGV[4]     member: the operation's name in the sets of leases
 -- ARGV[5]     lease, ms: how long the slots are held unless they are renewed
 -- ARGV[6]     number of logs
--- ARGV[7...]  limit, window in ms, cost of each log, as in consume.lua; then the slots of each set of leases
+-- ARGV[7...]  limit, window in ms, cost of each log, as in consume.lua; then the slots of each set of leases; then, if
+--             this is a part of an operation that may have to be undone, 8 bytes that name this attempt
 --
--- Reply    {admitted 0 or 1 (2: it was before), which limit refused (logs first, then sets, from 1; 0 none), retry after ms (0 now, -1
+-- Reply    {admitted 0 or 1 (2: it was before; 3: and is settled by now), which limit refused (logs first, then sets, from 1; 0 none), retry after ms (0 now, -1
 --          never), reset after ms, remaining of log 1, …}. `retry after` is exact for all limits together.
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
 -- THE RECORD is a version byte (1) and a state: 'o' open, then for each log 4 numbers of 7 bytes: epoch, stamp, cost,
--- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua); 'c' settled, or never to be; 'x'
--- cancelled, then who did it. A cancelled operation was never there: under its name it may be tried again.
--- A repetition replies 2, with what remains now, and charges nothing. A refusal writes nothing, but for the
+-- window ((epoch, stamp) is where the charge is to be found, see sliding_window.lua), and the last attempt, if it has a
+-- name: who repeats it takes it over, so that the one before cannot undo it any more; 'c' settled, or never to be; 'a'
+-- abandoned; 'x' cancelled; then who did it. A cancelled operation was never there: under its name it may be tried again.
+-- A repetition replies 2 or 3, with what remains now, and charges nothing. If it is still open and its slot was given to
+-- somebody else, it takes another one, and is refused if there is none. A refusal writes nothing, but for the
 -- repair of stamps that consume.lua tells of.
 --
--- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZCOUNT ZRANGEBYSCORE ZREMRANGEBYSCORE ZADD PTTL PEXPIRE.
+-- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZCOUNT ZRANGEBYSCORE ZREMRANGEBYSCORE ZSCORE ZADD PTTL PEXPIRE.
 -- Complexity: O(log n) for each log, n <= the entry cap, O(cap) about once a period; O(log slots) for each set.
 
 local record_key, record_ttl, cap, given_now = KEYS[1], ARGV[1], ARGV[2] + 0, ARGV[3]
 local member, lease, logs = ARGV[4], ARGV[5] + 0, ARGV[6] + 0
+local attempt = ARGV[7 + 3 * logs + #KEYS - 1 - logs] or ''
 local first_key, first_limit = KEYS[2], ARGV[7] -- there is at least one log
 local FIRST_LIMIT = 7
 
@@ -45,14 +49,24 @@ for index = 1, logs do
   end
 end
 
-local record = table.concat(charges)
+local record = table.concat(charges) .. attempt
 if not fits or not redis.call('SET', record_key, record, 'NX', 'PX', record_ttl) then
   local known = redis.call('GET', record_key)
   if known and (byte(known, 1) ~= 1 or #known < 2) then
     return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
   end
   if known and byte(known, 2) ~= 120 then
-    reply[1], reply[4] = 2, reset
+    reply[1], reply[4] = byte(known, 2) == 111 and 2 or 3, reset
+    if reply[1] == 3 then return reply end
+    for index = 1, sets do
+      if waits[index] > reply[3] and not redis.call('ZSCORE', KEYS[1 + logs + index], member) then
+        reply[1], reply[2], reply[3] = 0, logs + index, waits[index]
+      end
+    end
+    if reply[1] == 0 then return reply end
+    local place = 2 + 28 * logs
+    if attempt ~= '' and #known == place + 8 then redis.call('SETRANGE', record_key, place, attempt) end
+--#include leases_take.lua
     return reply
   end
   if fits then redis.call('SET', record_key, record, 'PX', record_ttl) end
@@ -63,13 +77,7 @@ if not fits then
   return reply
 end
 
-for index = 1, sets do
-  local leases_key, most = KEYS[1 + logs + index], ARGV[FIRST_LIMIT + 3 * logs + index - 1] + 0
-  if redis.call('ZCARD', leases_key) >= most then redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', now_ms) end
-  redis.call('ZADD', leases_key, now_ms + lease, member)
-  -- The key lives as long as its longest lease; 1 s more, because TTLs count from the start of the script.
-  if redis.call('PTTL', leases_key) < lease + 1000 then redis.call('PEXPIRE', leases_key, lease + 1000) end
-end
+--#include leases_take.lua
 for index = 1, logs do reply[index + 4] = reply[index + 4] - views[index][9] end
 reply[4] = reset
 return reply

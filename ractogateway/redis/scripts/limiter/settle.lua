@@ -7,20 +7,26 @@
 -- ARGV[2]     entry cap of a log, >= 4
 -- ARGV[3]     now, µs; '' for the server's clock (given only by tests)
 -- ARGV[4]     member: the operation's name in the sets of leases
--- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, then a name of this settlement: sent again, it is
---             recognised
+-- ARGV[5]     mark: 'c' when it is settled, 'x' when it is cancelled, 'a' when it is abandoned, then a name of this
+--             settlement: sent again, it is recognised
 -- ARGV[6]     number of logs
--- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone
+-- ARGV[7...]  window in ms, charged, actual: tokens of each log. `charged` counts where the record is gone. Then, if only
+--             one attempt is to be undone, its name (acquire.lua): if another one has taken it over, the reply is 0
 --
 -- Reply    1 if this settlement counts, 0 if another one did before
 -- Error    RGBADLOG: a log or the record is not in this format; nothing was written
 --
 -- A REFUND lowers the totals from the charge's own entry on, so the tokens leave the window that they were charged in,
 -- and none that was charged later. It is made only while that is certain to be the charge: the record exists, has the
--- log's epoch and this window, the charge is younger than the window, and its entry holds as many tokens. Else nothing
--- is refunded: too strict for one window at most, never too lenient. So after FLUSHALL or a reset nothing goes below 0.
+-- log's epoch and this window, the charge is younger than the window, and its entry holds as many tokens. Younger by the
+-- clock and by the newest stamp: a clock that has stepped back makes charges young again that a rewrite has dropped. Who
+-- drops a charge writes a stamp at least a window after it, and the newest stamp of an epoch is never removed. Else
+-- nothing is refunded: too strict for one window at most, never too lenient. So after FLUSHALL or a reset nothing goes
+-- below 0.
 -- AN OVERRUN was used whatever the budget says: it is charged now, beyond the limit if need be. Without a record it is
 -- charged, too, once: the record is made anew.
+-- AN ABANDONED operation is one of which no answer came: it is undone, and if it was not there yet, it will never be: the
+-- record is left for it.
 --
 -- Commands (for an ACL): TIME GET SET APPEND SETRANGE ZCARD ZREM.
 -- Complexity: O(log n) for each log, O(n) for one with a refund, n <= the entry cap.
@@ -37,7 +43,9 @@ if record and (byte(record, 1) ~= 1 or #record < 2) then
   return redis.error_reply('RGBADLOG the operation record is corrupt or of an unknown version')
 end
 if record and byte(record, 2) ~= 111 then return string.sub(record, 2) == mark and 1 or 0 end
-local recorded = record and #record == 2 + 28 * logs
+local attempt, figures_end = ARGV[7 + 3 * logs], 2 + 28 * logs
+if attempt and record and string.sub(record, figures_end + 1) ~= attempt then return 0 end
+local recorded = record and (#record == figures_end or #record == figures_end + 8)
 
 local now_ms = (now_us - now_us % 1000) / 1000
 local views, overrun = {}, false
@@ -53,7 +61,8 @@ for index = 1, logs do
   overrun = overrun or refund < 0
   if refund > 0 and known and log and number_at(record, place) == number_at(log, 2) then
     local charged_at = number_at(record, place + 7)
-    if charged_at > now - window and charged_at <= number_at(log, 14 * n + 23) then
+    local newest = number_at(log, 14 * n + 23)
+    if charged_at > math.max(now, newest) - window and charged_at <= newest then
       local low, high = 1, n
       while low < high do
         local middle = (low + high - (low + high) % 2) / 2
@@ -72,7 +81,8 @@ end
 
 -- Nothing was written up to here. The record comes first: where memory is short, its SET fails before anything else.
 
-if record or overrun then redis.call('SET', record_key, '\1' .. mark, 'PX', record_ttl) end
+local abandoned = byte(mark, 1) == 97
+if record or overrun or abandoned then redis.call('SET', record_key, '\1' .. mark, 'PX', record_ttl) end
 for index = 1, logs do
   local log_key, view = KEYS[index + 1], views[index]
   local log, n, first, total, last, stamp, ahead, window = view[1], view[2], view[3], view[4], view[5], view[6], view[7], view[8]
@@ -84,9 +94,9 @@ for index = 1, logs do
     local kept = { string.sub(log, 1, 14 * entry_of_charge + 22) }
     for later = entry_of_charge, n do
       local lowered = number_at(log, 14 * later + 30) + added
-      -- An entry that holds no tokens any more goes; the last one of all stays, it carries the epoch.
+      -- An entry that holds no tokens any more goes; the last one stays, it tells how far the clock had come.
       local empty = later == entry_of_charge and lowered == number_at(log, 14 * (later - 1) + 30)
-      if not empty or n == 1 then kept[#kept + 1] = pair(number_at(log, 14 * later + 23), lowered) end
+      if not empty or later == n then kept[#kept + 1] = pair(number_at(log, 14 * later + 23), lowered) end
     end
     redis.call('SET', log_key, table.concat(kept), 'KEEPTTL')
   end

@@ -9,7 +9,7 @@
 --          ahead          whether the clock has stepped back so far that stamps ahead of now are read as now
 --          room           limit less the tokens in the window; below 0 after the limit was lowered
 --          retry_after    ms until it fits if nobody else charges, exact for the log as it is; 0 now, -1 never
---          reset_after    ms until the window holds no charge of this user
+--          reset_after    ms until the window holds no charge of this user; a newest one that was refunded counts still
 -- Returns from the script with the error RGBADLOG if the log is not in this format.
 
 local sub_ms = now_us % 1000

@@ -22,9 +22,10 @@
 -- first as the limits allow: before these are charged it cannot be their turn.
 -- A TICKET LIVES as long as its owner was told to sleep, and the grace. So one whose owner has died blocks the others for
 -- no longer than the longest sleep and the grace. It is dead for everybody at once: who reads the queue skips it.
+-- When the clock steps back, tickets would live as much longer: what ends later than any can is given a new end.
 --
 -- Commands (for an ACL): TIME GET SET APPEND SETRANGE EXISTS ZSCORE ZRANK ZRANGE ZRANGEBYSCORE ZADD ZREM PEXPIRE.
--- Complexity: O(log n) for each log, O(tickets before this one, at most 256).
+-- Complexity: O(log n) for each log, O(tickets before this one, at most 256), O(dead tickets), once each.
 
 local record_key, first_key = KEYS[1], KEYS[2]
 local record_ttl, cap, given_now, name = ARGV[1], ARGV[2] + 0, ARGV[3], ARGV[4]
@@ -36,6 +37,7 @@ local queue_key, ends_key = KEYS[logs + 2], KEYS[logs + 3]
 local MOST_BEFORE = 256 -- more than these are not looked at
 local STEP = 2          -- ms by which each place in the queue comes later
 local LATE = 10         -- ms to wait for the one before, if its time has come and it has not
+local LONGEST = 2000    -- ms, which nobody's longest sleep exceeds
 
 --#include sliding_window.lua
 
@@ -44,13 +46,15 @@ local now_first = (now_us - now_us % 1000) / 1000
 local dead = redis.call('ZRANGEBYSCORE', ends_key, '-inf', now_first)
 local is_dead = {}
 for _, each in ipairs(dead) do is_dead[each] = each ~= ticket end
+local ahead_of_time = redis.call('ZRANGEBYSCORE', ends_key, now_first + LONGEST + grace + 2000, '+inf')
 
 local number = redis.call('ZSCORE', queue_key, ticket)
 local last_before = number and redis.call('ZRANK', queue_key, ticket) - 1 or -1
 -- Whose costs the budget must hold: of those in line, this one the last, as many of the first as the limits allow.
 local line = {}
 if not number or last_before >= 0 then
-  for _, each in ipairs(redis.call('ZRANGE', queue_key, 0, number and math.min(last_before, MOST_BEFORE) or MOST_BEFORE)) do
+  local most = MOST_BEFORE + #dead -- which go now
+  for _, each in ipairs(redis.call('ZRANGE', queue_key, 0, number and math.min(last_before, most) or most)) do
     if not is_dead[each] then line[#line + 1] = string.sub(each, 17) + 0 end
   end
 end
@@ -93,6 +97,9 @@ for _, each in ipairs(dead) do
     redis.call('ZREM', ends_key, each)
   end
 end
+for _, each in ipairs(ahead_of_time) do
+  redis.call('ZADD', ends_key, now_first + LONGEST + grace, each)
+end
 if (fits or known) and number then
   redis.call('ZREM', queue_key, ticket)
   redis.call('ZREM', ends_key, ticket)
@@ -113,6 +120,7 @@ if not number then
   redis.call('ZADD', queue_key, (newest[2] or 0) + 1, ticket)
 end
 redis.call('ZADD', ends_key, now_ms + sleep + grace, ticket)
-redis.call('PEXPIRE', queue_key, longest + grace + 1000)
-redis.call('PEXPIRE', ends_key, longest + grace + 1000)
+-- As long as the longest of all tickets, not as long as this one; 1 s more, because TTLs count from the script's start.
+redis.call('PEXPIRE', queue_key, LONGEST + grace + 1000)
+redis.call('PEXPIRE', ends_key, LONGEST + grace + 1000)
 return reply
