@@ -12,7 +12,7 @@ from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache.counts import Counts
-from ractogateway.redis._cache.flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply
+from ractogateway.redis._cache.flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply, is_above
 from ractogateway.redis._cache.store import AnswerStore
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import cache_calls as calls
@@ -100,7 +100,7 @@ class Computations:
             # Without Redis, one computation has the name of the next.
             name = token if found is None else found.value
             left = deadline - self._port.now()
-            if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS:
+            if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS or not self._may_wait(name, flight):
                 if flight is not None:
                     self._lookups.table.leave(flight)
                 return await self._alone(question)
@@ -117,10 +117,16 @@ class Computations:
         """
         table = self._lookups.table
         if found is None:
-            return table.join_or_begin(question.fingerprint)
+            return table.join_or_begin(question.fingerprint, self._port.loop())
         if found.status is Status.OWN and found.value == token:
             return table.flights[token], True
         return table.join(found.value), False
+
+    def _may_wait(self, name: bytes, flight: Flight | None) -> bool:
+        """Whether the computation of this name, here or elsewhere, can end while this caller waits."""
+        if flight is None:
+            return not is_above(name)
+        return flight.may_be_awaited(blocking=self._port.loop() is None)
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +231,10 @@ class Computations:
     async def _wait_for(self, flight: Flight, seconds: float) -> LLMResponse | None:
         """The answer of somebody's computation in this process; None where there is none for others."""
         try:
-            await self._port.wait(flight.done, seconds)
+            end = self._port.now() + seconds
+            while (left := end - self._port.now()) > 0 and not flight.is_lost:
+                if await self._port.wait(flight.done, min(left, LEASE_SECONDS)):
+                    break
         finally:
             self._lookups.table.leave(flight)
         if flight.shared is None:
@@ -255,7 +264,8 @@ class Computations:
             if flight.claim:
                 beat = self._port.every(BEAT_SECONDS, self._sign_of_life(question, flight))
             began = self._port.now()
-            flight.result = _checked(await self._port.call_user(question.compute))
+            with flight.entered():
+                flight.result = _checked(await self._port.call_user(question.compute))
             settled = await self._keep(question, flight, self._port.now() - began) or settled
         except BaseException as error:
             flight.error = error

@@ -73,6 +73,9 @@ class _AwaitingPort(Port):
     def now(self) -> float:
         return time.monotonic()
 
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return running_loop()
+
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
         return LoopPacemaker.of(running_loop()).start(interval_seconds, lambda: self.run(call))
 
