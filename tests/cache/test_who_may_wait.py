@@ -105,7 +105,7 @@ def test_a_thread_does_not_pay_for_somebody_elses_loop(cache):
         task = asyncio.create_task(cache.aio.get_or_compute(*REQUEST, answering("never")))
         await asyncio.sleep(0)
         asking.set()
-        assert gate.wait(10), "the thread waits for this loop"  # noqa: ASYNC251 - a handler that blocks its loop
+        assert gate.wait(10), "the thread waits for this loop"  # as a handler that blocks it
         assert (await task).content == "stored"
 
     with ThreadPoolExecutor(1) as pool:
