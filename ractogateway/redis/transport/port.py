@@ -91,7 +91,8 @@ class Port(ABC):
 
         Until the heartbeat is stopped or forgotten (which is noticed when it is collected), or a reply is False. Errors
         are left to the next beat. Awaiting callers' beats run in their loop, which must run; blocking callers' in the
-        private thread, or in one thread a given client: also while the caller is busy with something else.
+        private thread, or over a given blocking client in one thread of that client's: also while the caller is busy
+        with something else.
         """
 
     @property
