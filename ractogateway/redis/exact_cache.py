@@ -205,6 +205,7 @@ class AsyncRedisExactCache(Core):
         life, tag_ids = life_with(self._life, ttl_seconds), tag_ids_of(tags)
         envelope = self._store.seal(response, key)
         await self._tolerantly(self._store.write(key, envelope, life, tag_ids), False)
+        self._flights.forget(key)
 
     async def put_many(
         self,
@@ -220,6 +221,8 @@ class AsyncRedisExactCache(Core):
             key = fingerprint(*request)
             envelopes[key] = self._store.seal(response, key)
         await self._tolerantly(self._store.write_many(envelopes, life, tag_ids), None)
+        if envelopes:
+            self._flights.forget(*envelopes)
 
     async def get_or_compute(
         self,
@@ -279,7 +282,9 @@ class AsyncRedisExactCache(Core):
     ) -> bool:
         """Forget one entry for all replicas; True if there was one. An outage raises, whatever ``on_outage`` says."""
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
-        return await self._store.forget(key)
+        forgotten = await self._store.forget(key)
+        self._flights.forget(key)
+        return forgotten
 
     async def invalidate_tag(self, tag: str) -> None:
         """Forget all entries that were stored with this tag, for all replicas. An outage raises.
@@ -288,11 +293,13 @@ class AsyncRedisExactCache(Core):
         """
         tag_id = tag_id_of(tag)
         await self._store.forget_tag(tag_id)
+        self._flights.forget()
         await self._store.bury_tagged(tag_id)
 
     async def clear(self) -> None:
         """Forget all entries of this prefix and namespace for all replicas, in constant time. An outage raises."""
         await self._store.forget_all()
+        self._flights.forget()
 
     async def size(self) -> int:
         """The number of live entries. An outage raises.

@@ -52,7 +52,7 @@ def test_slow_functions_keep_no_command_and_no_heartbeat_waiting(any_server: Ser
         assert len(before) == FEW
         async with asyncio.timeout(flights.LEASE_SECONDS):
             assert await cache.aio.get(*request(FEW)) is None
-            while not all(client.pexpiretime(key) > end > 0 for key, end in before.items()):
+            while not all(client.pexpiretime(key) > end > 0 for key, end in before.items()):  # noqa: ASYNC110 - the same
                 await asyncio.sleep(0.05)
         slow.gate.set()
         assert {answer.content for answer in await asyncio.gather(*tasks)} == {"slow"}

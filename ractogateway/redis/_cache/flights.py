@@ -193,6 +193,14 @@ class FlightTable:
                 del self.flights[flight.token]
         flight.done.happen()
 
+    def forget(self, *names: bytes) -> None:
+        """Computations of these answers that were begun without Redis are overtaken: nobody joins them any more. Of all
+        answers, if none is named. Of those with a lease, Redis knows.
+        """
+        with self.lock:
+            for name in names or [name for name, flight in self.flights.items() if not flight.claim]:
+                self.flights.pop(name, None)
+
     def leave(self, flight: Flight) -> None:
         """One caller fewer."""
         with self.lock:
