@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -293,53 +291,6 @@ def test_an_entry_that_can_neither_be_read_nor_deleted_costs_no_answer(any_serve
         client.append(client.keys("*:e:*")[0], "x")
     monkeypatch.setattr(AnswerStore, "forget", fail)
     assert cache.get_or_compute(*REQUEST, lambda: ANSWER) is ANSWER
-
-
-def test_tags_of_an_entry_and_of_a_lease_are_asked_about_together(any_server, monkeypatch):
-    """The entry carries one tag, the lease on renewing it another, and the caller knows neither."""
-    asked: list[object] = []
-    look_up = flights.calls.look_up
-
-    async def main() -> None:
-        life = {"ttl_seconds": 0.2, "stale_seconds": 60.0}
-        cache, model = AsyncRedisExactCache(url=any_server.url, **life, options=PATIENT), Model()
-        await cache.get_or_compute(*REQUEST, lambda: ANSWER, tags=["first"])
-        while await cache.get(*REQUEST):  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0.01)
-        assert (await cache.get_or_compute(*REQUEST, model, tags=["second"])).cached
-        monkeypatch.setattr(flights.calls, "look_up", lambda *args, **named: asked.append(1) or look_up(*args, **named))
-        assert (await cache.get_or_compute(*REQUEST, Model())).content == "answer"
-        assert len(asked) == 2
-        # Without an answer the lease counts, and its tags are asked about, too.
-        other = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
-        waiting = asyncio.create_task(other.get_or_compute(*REQUEST, Model()))
-        await until(lambda: other._flights.watches)
-        assert len(asked) <= 2 + 3
-        await until(lambda: model.calls)
-        model.gate.set()
-        assert (await waiting).cached
-
-    asyncio.run(main())
-
-
-def test_tags_that_change_all_the_time_cost_a_few_lookups_only(any_server, monkeypatch):
-    look_up, asked = flights.calls.look_up, []
-
-    def untold(*given: object, **named: object) -> object:
-        asked.append(1)
-        call = copy.copy(look_up(*given, **named))
-        stamp = bytes(16) + b"\x01" + os.urandom(24)
-        call.parse = lambda _: flights.Found(flights.Status.TELL, stamp, 0, b"")
-        return call
-
-    async def main() -> None:
-        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
-        monkeypatch.setattr(flights.calls, "look_up", untold)
-        async with asyncio.timeout(flights.LEASE_SECONDS):
-            assert await cache.get_or_compute(*REQUEST, lambda: ANSWER) is ANSWER
-        assert len(asked) <= 9
-
-    asyncio.run(main())
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

@@ -250,16 +250,20 @@ class Computations:
 
     async def _renew(self, question: Question, flight: Flight) -> None:
         """Compute while a stored answer serves. Nobody is there to whom anything could be raised."""
-        await self._fly(question, flight)
+        await self._fly(question, flight, renews=True)
         if flight.error is not None:
             # The type alone: its text may quote the question. The stored answer serves on.
             logger.warning("exact cache: an answer could not be refreshed: %s", type(flight.error).__name__)
             flight.error = None
 
-    async def _fly(self, question: Question, flight: Flight) -> None:
-        """One computation, whatever comes of it; nothing is raised but what ends tasks and threads."""
+    async def _fly(self, question: Question, flight: Flight, *, renews: bool = False) -> None:
+        """One computation, whatever comes of it; nothing is raised but what ends tasks and threads.
+
+        The lease of one that ``renews`` an answer in vain is left to end by itself: for so long nobody tries again.
+        Given up, it would go to the next reader, and a provider in trouble would get a call for every hit.
+        """
         beat = None
-        settled = not flight.claim
+        settled = not flight.claim or renews
         try:
             if flight.claim:
                 beat = self._port.every(BEAT_SECONDS, self._sign_of_life(question, flight))
@@ -270,6 +274,7 @@ class Computations:
         except BaseException as error:
             flight.error = error
             if not isinstance(error, Exception):
+                settled = not flight.claim  # it was ended, and has not failed
                 raise
         finally:
             if beat is not None:
