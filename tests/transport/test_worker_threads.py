@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 
@@ -80,7 +81,22 @@ def test_functions_that_were_given_up_count_until_they_end(any_server: Server) -
     asyncio.run(main())
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [GeneratorExit, ZeroDivisionError])
+def test_what_ends_a_computation_is_reported_to_its_caller_only(any_server, caplog, kind):
+    async def main() -> None:
+        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60)
+
+        async def failing() -> LLMResponse:
+            raise kind
+
+        with pytest.raises(kind):
+            await cache.get_or_compute(*request(0), failing)
+
+    asyncio.run(main())
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_a_failure_that_nobody_hears_of_makes_no_noise(any_server: Server, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         cache, slow = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60), Slow()
@@ -97,5 +113,6 @@ def test_a_failure_that_nobody_hears_of_makes_no_noise(any_server: Server, caplo
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
 
-    asyncio.run(main(), debug=False)
+    asyncio.run(main())
+    gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
