@@ -72,7 +72,8 @@ class AsyncRedisExactCache(Core):
             stored one is returned, so that no crowd waits when it ends: the sooner, the longer computing it takes. 1.0
             is the usual strength; None waits for the end.
         stale_seconds: for so long after its end an answer still serves `get_or_compute`, while one process in the fleet
-            computes a new one. `get` never returns such an answer.
+            computes a new one, in a task (a loop that ends meanwhile ends it, too) or for blocking callers in a thread.
+            `get` never returns such an answer.
         max_wait_seconds: for so long `get_or_compute` waits for others' computations before it makes a call of its own.
         options: time limits and the like, with ``url`` only. A call takes at most 0.1 s, 0.4 s while it connects.
 
@@ -205,6 +206,7 @@ class AsyncRedisExactCache(Core):
         life, tag_ids = life_with(self._life, ttl_seconds), tag_ids_of(tags)
         envelope = self._store.seal(response, key)
         await self._tolerantly(self._store.write(key, envelope, life, tag_ids), False)
+        self._flights.forget(key)
 
     async def put_many(
         self,
@@ -220,6 +222,8 @@ class AsyncRedisExactCache(Core):
             key = fingerprint(*request)
             envelopes[key] = self._store.seal(response, key)
         await self._tolerantly(self._store.write_many(envelopes, life, tag_ids), None)
+        if envelopes:
+            self._flights.forget(*envelopes)
 
     async def get_or_compute(
         self,
@@ -243,6 +247,13 @@ class AsyncRedisExactCache(Core):
         nobody else. `invalidate`, `clear` and `invalidate_tag` win over computations under way: their answers go to
         those who had asked before, are not stored, and later calls compute anew. Above ``max_temperature`` every caller
         that finds no stored answer computes its own, and stores nothing.
+
+        The entry carries the ``tags`` of the caller that computes it, and nobody else's: give equal requests equal
+        tags.
+
+        A ``compute`` that asks for its own answer makes a call of its own below. It is told by its context: a thread
+        of a plain executor does not have it, and waits for ``max_wait_seconds``, as do two computations that ask for
+        each other's answers.
 
         ``compute`` takes nothing: a coroutine function, or a blocking one, which runs in a worker thread. It runs in
         the context of the caller, and goes on if that is cancelled while others wait.
@@ -279,7 +290,9 @@ class AsyncRedisExactCache(Core):
     ) -> bool:
         """Forget one entry for all replicas; True if there was one. An outage raises, whatever ``on_outage`` says."""
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
-        return await self._store.forget(key)
+        forgotten = await self._store.forget(key)
+        self._flights.forget(key)
+        return forgotten
 
     async def invalidate_tag(self, tag: str) -> None:
         """Forget all entries that were stored with this tag, for all replicas. An outage raises.
@@ -288,11 +301,13 @@ class AsyncRedisExactCache(Core):
         """
         tag_id = tag_id_of(tag)
         await self._store.forget_tag(tag_id)
+        self._flights.forget()
         await self._store.bury_tagged(tag_id)
 
     async def clear(self) -> None:
         """Forget all entries of this prefix and namespace for all replicas, in constant time. An outage raises."""
         await self._store.forget_all()
+        self._flights.forget()
 
     async def size(self) -> int:
         """The number of live entries. An outage raises.

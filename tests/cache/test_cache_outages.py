@@ -148,6 +148,50 @@ def test_no_request_fails_while_a_server_comes_and_goes(near_cache_entries, capl
     assert 2 <= len([line for line in said if "unavailable" in line]) <= 8
 
 
+FORGETTING = {
+    "put": lambda cache: cache.put(*REQUEST, answer(2)),
+    "put_many": lambda cache: cache.put_many([(REQUEST, answer(2))]),
+    "invalidate": lambda cache: cache.invalidate(*REQUEST),
+    "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
+    "clear": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("how", FORGETTING)
+def test_what_was_begun_without_redis_is_overtaken_like_everything_else(any_server, how):
+    async def main(proxy: Proxy) -> None:
+        cache = AsyncRedisExactCache(url=proxy.url, ttl_seconds=60, options=RedisOptions(breaker_seconds=0.05))
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def old() -> LLMResponse:
+            begun.set()
+            await gate.wait()
+            return answer(1)
+
+        with proxy.refusing():
+            proxy.cut()
+            first = asyncio.create_task(cache.get_or_compute(*REQUEST, old, tags=["tag"]))
+            await begun.wait()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await cache.size()
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.02)
+        await FORGETTING[how](cache)
+        with proxy.refusing():
+            proxy.cut()
+            async with asyncio.timeout(10):  # much less than a wait for the first one would take
+                later = await cache.get_or_compute(*REQUEST, lambda: answer(3), tags=["tag"])
+        assert later == answer(3)
+        gate.set()
+        assert await first == answer(1)
+
+    with Proxy(any_server.url) as proxy:
+        asyncio.run(main(proxy))
+
+
 def test_an_open_breaker_costs_nothing():
     with own_server() as server:
         cache = RedisExactCache(url=server.url, ttl_seconds=60, options=RedisOptions(breaker_seconds=60.0))

@@ -43,6 +43,13 @@ class Bucket:
         generation, versions = stamp
         return generation == self.generation and all(self.versions.get(tag) == version for tag, version in versions)
 
+    def is_overtaken(self, stamp: Stamp, known: tuple[str, ...]) -> bool:
+        """Whether a lease is dead as far as these tags tell: no others are asked about where there is an answer."""
+        generation, versions = stamp
+        return generation != self.generation or any(
+            tag in known and self.versions.get(tag) != version for tag, version in versions
+        )
+
     def stamp(self, tags: tuple[str, ...]) -> Stamp:
         if self.generation is None:
             self.generation = next(self._numbers)
@@ -53,23 +60,24 @@ class Bucket:
 
     def look_up(self, name: str, token: str, tags: tuple[str, ...], early: float | None, *, stale: bool) -> Told:
         entry, lease = self.entries.get(name), self.leases.get(name)
-        if lease is not None and not self.alive(lease[1]):
+        known = (*tags, *(tag for tag, _ in entry.stamp[1])) if entry is not None else tags
+        if lease is not None and self.is_overtaken(lease[1], known):
             lease = None
-        mine = lease is not None and lease[0] == token
+        mine = lease is not None and lease[0] == token and self.alive(lease[1])
 
         def take() -> bool:
             if not mine:
                 self.leases[name] = (token, self.stamp(tags))
             return True
 
-        free = lease is None or mine
+        free = lease is None or (mine and all(tag in known for tag, _ in lease[1][1]))
         if entry is not None and self.alive(entry.stamp):
             if not entry.stale:
                 due = early is not None and entry.compute_ms * early >= LIFE_MS
                 return Told(Status.HIT, entry.content, due and free and take())
             if stale:
                 return Told(Status.STALE, entry.content, free and take())
-        if lease is not None and not mine:
+        if lease is not None and not mine and self.alive(lease[1]):
             return Told(Status.WAIT, lease[0])
         return Told(Status.OWN, token, take())
 

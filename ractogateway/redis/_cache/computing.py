@@ -12,7 +12,7 @@ from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache.counts import Counts
-from ractogateway.redis._cache.flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply
+from ractogateway.redis._cache.flights import BEAT_SECONDS, LEASE_SECONDS, Flight, Lookups, Question, Reply, is_above
 from ractogateway.redis._cache.store import AnswerStore
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import cache_calls as calls
@@ -100,7 +100,7 @@ class Computations:
             # Without Redis, one computation has the name of the next.
             name = token if found is None else found.value
             left = deadline - self._port.now()
-            if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS:
+            if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS or not self._may_wait(name, flight):
                 if flight is not None:
                     self._lookups.table.leave(flight)
                 return await self._alone(question)
@@ -117,10 +117,16 @@ class Computations:
         """
         table = self._lookups.table
         if found is None:
-            return table.join_or_begin(question.fingerprint)
+            return table.join_or_begin(question.fingerprint, self._port.loop())
         if found.status is Status.OWN and found.value == token:
             return table.flights[token], True
         return table.join(found.value), False
+
+    def _may_wait(self, name: bytes, flight: Flight | None) -> bool:
+        """Whether the computation of this name, here or elsewhere, can end while this caller waits."""
+        if flight is None:
+            return not is_above(name)
+        return flight.may_be_awaited(blocking=self._port.loop() is None)
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +231,10 @@ class Computations:
     async def _wait_for(self, flight: Flight, seconds: float) -> LLMResponse | None:
         """The answer of somebody's computation in this process; None where there is none for others."""
         try:
-            await self._port.wait(flight.done, seconds)
+            end = self._port.now() + seconds
+            while (left := end - self._port.now()) > 0 and not flight.is_lost:
+                if await self._port.wait(flight.done, min(left, LEASE_SECONDS)):
+                    break
         finally:
             self._lookups.table.leave(flight)
         if flight.shared is None:
@@ -241,25 +250,31 @@ class Computations:
 
     async def _renew(self, question: Question, flight: Flight) -> None:
         """Compute while a stored answer serves. Nobody is there to whom anything could be raised."""
-        await self._fly(question, flight)
+        await self._fly(question, flight, renews=True)
         if flight.error is not None:
             # The type alone: its text may quote the question. The stored answer serves on.
             logger.warning("exact cache: an answer could not be refreshed: %s", type(flight.error).__name__)
             flight.error = None
 
-    async def _fly(self, question: Question, flight: Flight) -> None:
-        """One computation, whatever comes of it; nothing is raised but what ends tasks and threads."""
+    async def _fly(self, question: Question, flight: Flight, *, renews: bool = False) -> None:
+        """One computation, whatever comes of it; nothing is raised but what ends tasks and threads.
+
+        The lease of one that ``renews`` an answer in vain is left to end by itself: for so long nobody tries again.
+        Given up, it would go to the next reader, and a provider in trouble would get a call for every hit.
+        """
         beat = None
-        settled = not flight.claim
+        settled = not flight.claim or renews
         try:
             if flight.claim:
                 beat = self._port.every(BEAT_SECONDS, self._sign_of_life(question, flight))
             began = self._port.now()
-            flight.result = _checked(await self._port.call_user(question.compute))
+            with flight.entered():
+                flight.result = _checked(await self._port.call_user(question.compute))
             settled = await self._keep(question, flight, self._port.now() - began) or settled
         except BaseException as error:
             flight.error = error
             if not isinstance(error, Exception):
+                settled = not flight.claim  # it was ended, and has not failed
                 raise
         finally:
             if beat is not None:

@@ -5,11 +5,13 @@ nothing, by a script (`lookup.lua`). Redis alone decides, so a call that begins 
 gets what was computed before it: the lease that was overtaken is not the one that the script names. What this module
 adds:
 
-* *Groups.* Callers of one turn of the event loop share one such question.
+* *Groups.* Callers of one turn of an event loop share one such question. Blocking callers ask for themselves: a thread
+  that waited for a loop might be the one in which that loop runs.
 * *Flights.* Callers who are told of a lease that this process holds wait for that computation, and get its answer.
 * *Watches.* Callers who are told of another process's lease wait for its end, by push where the server tracks, else
   by asking again at growing intervals. One of them watches for all.
 
+Nobody waits for a computation under which it runs itself, nor for one that its own thread would have to go on with.
 Whoever waited in vain (the computation failed, its answer may not be shared, its process died) asks again, and may be
 the next one to compute. Nobody gets somebody else's error. Who has been disappointed twice, or has waited for
 ``max_wait_seconds``, makes a call of its own.
@@ -22,7 +24,9 @@ import copy
 import os
 import random
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -34,7 +38,7 @@ from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
 from ractogateway.redis.stamps import FRESH_BYTES, TOKEN_BYTES, Entry, tags_of
-from ractogateway.redis.transport import Fill, Port, Signal, TrackedPort
+from ractogateway.redis.transport import Fill, Loop, Port, Signal, TrackedPort
 
 LEASE_SECONDS: Final = 4.0
 """How long a computation is thought to go on after its last sign of life."""
@@ -42,9 +46,12 @@ BEAT_SECONDS: Final = LEASE_SECONDS / 3
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.25
-_LONG_SECONDS = 3600.0
 _RELEASE_SECONDS = 0.5
 _LATE_SECONDS = 0.005
+_MOST_LOOKUPS = 3
+"""One, and one more for each of an entry and a lease whose tags have to be asked about."""
+
+_under: ContextVar[frozenset[bytes]] = ContextVar("computations under which this code runs", default=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +80,11 @@ class Flight:
         callers: how many wait for it; when nobody does any more, it is cancelled.
     """
 
-    __slots__ = ("callers", "cancel", "claim", "done", "error", "result", "shared", "token")
+    __slots__ = ("_loop", "_thread", "callers", "cancel", "claim", "done", "error", "result", "shared", "token")
 
-    def __init__(self, token: bytes, claim: bytes) -> None:
+    def __init__(self, token: bytes, claim: bytes, loop: Loop | None) -> None:
+        self._thread = threading.get_ident()
+        self._loop = None if loop is None else weakref.ref(loop)  # weak: it may be forgotten before this table is
         self.token = token
         self.claim = claim
         self.done = Signal()
@@ -84,6 +93,31 @@ class Flight:
         self.shared: LLMResponse | None = None
         self.callers = 1
         self.cancel: Callable[[], object] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it can never end, because the event loop in which it ran is closed."""
+        loop = None if self._loop is None else self._loop()
+        return self._loop is not None and (loop is None or loop.is_closed())
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """What runs in this context meanwhile belongs to this computation."""
+        before = _under.set(_under.get() | {self.token})
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):  # closed from another context, when its loop was
+                _under.reset(before)
+
+    def may_be_awaited(self, *, blocking: bool) -> bool:
+        """Whether waiting for it can end: not below itself, and not where it would stop the thread that is at it."""
+        return not is_above(self.token) and not (blocking and self._thread == threading.get_ident())
+
+
+def is_above(name: bytes) -> bool:
+    """Whether this code runs on behalf of the computation of this name."""
+    return name in _under.get()
 
 
 class Reply(NamedTuple):
@@ -109,6 +143,14 @@ class _Group:
     failure: StoreError | None = None
 
 
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """Callers who share one wait for the end of a lease."""
+
+    over: Signal = field(default_factory=Signal)
+    thread: int = field(default_factory=threading.get_ident)
+
+
 class FlightTable:
     """What is under way in this process, for one cache object and its faces. Safe for threads."""
 
@@ -119,25 +161,29 @@ class FlightTable:
     def renew_after_fork(self) -> None:
         """In a forked child: those who computed have stayed in the parent."""
         self.lock = threading.RLock()
-        self.groups: dict[tuple[bytes, tuple[bytes, ...]], _Group] = {}
+        self.groups: dict[tuple[Loop, bytes, tuple[bytes, ...]], _Group] = {}
         self.flights: dict[bytes, Flight] = {}
-        self.watches: dict[bytes, Signal] = {}
+        self.watches: dict[tuple[Loop | None, bytes], _Watch] = {}
 
     def join(self, name: bytes) -> Flight | None:
         """The flight of this name, with one more caller who waits for it; None if there is none."""
         with self.lock:
             flight = self.flights.get(name)
-            if flight is not None:
-                flight.callers += 1
+            if flight is None:
+                return None
+            if flight.is_lost:
+                del self.flights[name]
+                return None
+            flight.callers += 1
             return flight
 
-    def join_or_begin(self, name: bytes) -> tuple[Flight, bool]:
+    def join_or_begin(self, name: bytes, loop: Loop | None) -> tuple[Flight, bool]:
         """The flight of this name, begun without a lease if there is none; whether it was begun."""
         with self.lock:
             flight = self.join(name)
             if flight is not None:
                 return flight, False
-            flight = self.flights[name] = Flight(name, b"")
+            flight = self.flights[name] = Flight(name, b"", loop)
             return flight, True
 
     def end(self, flight: Flight) -> None:
@@ -146,6 +192,14 @@ class FlightTable:
             if self.flights.get(flight.token) is flight:
                 del self.flights[flight.token]
         flight.done.happen()
+
+    def forget(self, *names: bytes) -> None:
+        """Computations of these answers that were begun without Redis are overtaken: nobody joins them any more. Of all
+        answers, if none is named. Of those with a lease, Redis knows.
+        """
+        with self.lock:
+            for name in names or [name for name, flight in self.flights.items() if not flight.claim]:
+                self.flights.pop(name, None)
 
     def leave(self, flight: Flight) -> None:
         """One caller fewer."""
@@ -204,7 +258,13 @@ class Lookups:
         Raises:
             StoreError: as `Port.run`.
         """
-        name = (question.fingerprint, question.tags)
+        how = {"life_ms": life_ms, "early": early, "stale": stale, "again": again}
+        loop = self._port.loop()
+        if loop is None:
+            reply = await self._ask_or_release(question, token=token, **how)
+            self._enter(reply.found, token)
+            return reply
+        name = (loop, question.fingerprint, question.tags)
         while True:
             with self.table.lock:
                 group = self.table.groups.get(name)
@@ -212,7 +272,8 @@ class Lookups:
                 if group is None:
                     group = self.table.groups[name] = _Group()
             if not leads:
-                await self._port.wait(group.answered, _LONG_SECONDS)
+                while not await self._port.wait(group.answered, LEASE_SECONDS):
+                    pass  # its own call, which has a time limit, goes on in this loop
                 if group.failure is not None:
                     raise copy.copy(group.failure)  # raised by many, one would collect the tracebacks of all of them
                 if group.reply is not None:
@@ -223,7 +284,6 @@ class Lookups:
                     await self._port.gather()
                 finally:
                     self._close(name, group)
-                how = {"life_ms": life_ms, "early": early, "stale": stale, "again": again}
                 reply = await self._ask_or_release(question, token=token, **how)
                 self._enter(reply.found, token)
                 group.reply = reply
@@ -234,7 +294,7 @@ class Lookups:
                 group.answered.happen()
             return reply
 
-    def _close(self, name: tuple[bytes, tuple[bytes, ...]], group: _Group) -> None:
+    def _close(self, name: tuple[Loop, bytes, tuple[bytes, ...]], group: _Group) -> None:
         with self.table.lock:
             if self.table.groups.get(name) is group:
                 del self.table.groups[name]
@@ -242,7 +302,7 @@ class Lookups:
     def _enter(self, found: Found, token: bytes) -> None:
         if found.stamp:
             with self.table.lock:
-                self.table.flights[token] = Flight(token, token + found.stamp)
+                self.table.flights[token] = Flight(token, token + found.stamp, self._port.loop())
 
     async def _ask_or_release(self, question: Question, *, token: bytes, **how: Any) -> Reply:
         """Ask; and leave no lease behind if the caller is cancelled meanwhile."""
@@ -263,7 +323,7 @@ class Lookups:
         if stored is not None:
             return Reply(stored, own=True, fill=None)
         other_tags: list[bytes] = []
-        while True:
+        for _ in range(_MOST_LOOKUPS):
             call = calls.look_up(
                 question.keys,
                 question.fingerprint,
@@ -285,7 +345,10 @@ class Lookups:
                 found = await self._port.run(call)
             if found.status is not Status.TELL:
                 return Reply(found, own=True, fill=fill)
-            other_tags = [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in question.tags]
+            known = (*question.tags, *other_tags)  # what was told before is still to be checked
+            other_tags += [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in known]
+        # Others write all the time, each with tags of its own: as if somebody unknown computed, for a moment.
+        return Reply(Found(Status.WAIT, token, 0, b""), own=True, fill=None)
 
     async def _stored(self, question: Question) -> Found | None:
         """A live entry; None where there is none, or more would have to be asked about it."""
@@ -309,13 +372,17 @@ class Lookups:
     async def await_lease(self, question: Question, reply: Reply, seconds: float, pause: float) -> float:
         """Wait until another process's lease may have ended, for so long at most; how long to pause the next time."""
         pause = max(pause, _FIRST_PAUSE_SECONDS)
+        name = (self._port.loop(), question.fingerprint)  # of one loop, or of blocking callers: as for groups
         with self.table.lock:
-            over = self.table.watches.get(question.fingerprint)
-            watches = over is None
-            if over is None:
-                over = self.table.watches[question.fingerprint] = Signal()
+            watch = self.table.watches.get(name)
+            watches = watch is None
+            if watch is None:
+                watch = self.table.watches[name] = _Watch()
         if not watches:
-            await self._port.wait(over, seconds)
+            if name[0] is None and watch.thread == threading.get_ident():  # a signal handler has come between
+                await self._port.sleep(min(pause, seconds))
+            else:
+                await self._port.wait(watch.over, seconds)
             return min(2 * pause, _LONGEST_PAUSE_SECONDS)
         try:
             pushed = await self._watch(question, reply, seconds)
@@ -323,9 +390,9 @@ class Lookups:
                 await self._port.sleep(min(pause * random.uniform(0.5, 1.0), seconds))  # noqa: S311 - jitter
         finally:
             with self.table.lock:
-                if self.table.watches.get(question.fingerprint) is over:
-                    del self.table.watches[question.fingerprint]
-            over.happen()
+                if self.table.watches.get(name) is watch:
+                    del self.table.watches[name]
+            watch.over.happen()
         # Those who were woken need two turns of the loop to be where this one is: then all of them ask together.
         for _ in range(2):
             await self._port.gather()

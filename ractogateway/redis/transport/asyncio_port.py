@@ -30,12 +30,16 @@ from ractogateway.redis.transport.waking import Signal
 T = TypeVar("T")
 
 _BLOCKING_CALLS = 64
-"""Blocking calls that may run in worker threads of one loop at a time, apart from anyio's own 40 for everybody else."""
+"""Blocking calls of each kind that may run in worker threads of one loop at a time, apart from anyio's own 40 for
+everybody else.
+"""
 
 _TASKS = "_ractogateway_tasks"
 """Work of a loop that goes on without its caller."""
 
-_limiters: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway blocking calls")
+# Two, so that users' functions, which may take minutes, keep nobody from Redis.
+_commands: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway commands over blocking clients")
+_functions: RunVar[anyio.CapacityLimiter] = RunVar("ractogateway blocking functions of users")
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -54,14 +58,56 @@ def _resolve(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-async def in_worker_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Run a blocking function in a thread. A cancelled caller leaves at once; the thread finishes what it began."""
+def _limiter(variable: RunVar[anyio.CapacityLimiter]) -> anyio.CapacityLimiter:
+    """That of the running loop."""
     try:
-        limiter = _limiters.get()
+        return variable.get()
     except LookupError:
         limiter = anyio.CapacityLimiter(_BLOCKING_CALLS)
-        _limiters.set(limiter)
-    return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=limiter)
+        variable.set(limiter)
+        return limiter
+
+
+async def _command_in_thread(function: Callable[[], T]) -> T:
+    """Run a command over a blocking client. A cancelled caller leaves at once; the thread finishes what it began."""
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=_limiter(_commands))
+
+
+async def _function_in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Run a user's function. A cancelled caller leaves at once; the thread finishes what it began, and counts until
+    then: callers that give up after a second do not heap up threads that hang for an hour.
+    """
+    begun = False
+
+    def in_thread() -> T:
+        nonlocal begun
+        begun = True
+        return function(*arguments)
+
+    task = _held(running_loop(), anyio.to_thread.run_sync(in_thread, limiter=_limiter(_functions)))
+    try:
+        await asyncio.wait((task,))
+    except BaseException:
+        if not begun:
+            task.cancel()
+        raise
+    return task.result()
+
+
+def _held(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that goes on without its caller, in the context of that: what a user's function does belongs to it."""
+    task = loop.create_task(work)
+    # The loop itself keeps a weak reference only. On the loop, so that nothing keeps a loop alive.
+    tasks: set[asyncio.Task[Any]] = loop.__dict__.setdefault(_TASKS, set())
+    tasks.add(task)
+
+    def ended(task: asyncio.Task[T]) -> None:
+        tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; if nobody does, asyncio need not complain
+
+    task.add_done_callback(ended)
+    return task
 
 
 class _AwaitingPort(Port):
@@ -72,6 +118,9 @@ class _AwaitingPort(Port):
 
     def now(self) -> float:
         return time.monotonic()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return running_loop()
 
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
         return LoopPacemaker.of(running_loop()).start(interval_seconds, lambda: self.run(call))
@@ -98,7 +147,8 @@ class _AwaitingPort(Port):
         await asyncio.sleep(0)
 
     async def lead(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
-        loop, task = running_loop(), self._task(work)
+        loop = running_loop()
+        task = _held(loop, work)
 
         def end() -> None:
             # From any thread; and after the task's first step, without which none of its cleaning up would happen.
@@ -108,23 +158,12 @@ class _AwaitingPort(Port):
         return end
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task(work)
-
-    @staticmethod
-    def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # In the context of its caller: what the user's function does there belongs to that request.
-        loop = running_loop()
-        task = loop.create_task(work)
-        # The loop itself keeps a weak reference only. On the loop, so that nothing keeps a loop alive.
-        tasks: set[asyncio.Task[None]] = loop.__dict__.setdefault(_TASKS, set())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
+        _held(running_loop(), work)
 
     async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any) -> T:
         if inspect.iscoroutinefunction(function):
             return cast("T", await function(*arguments))
-        result: Any = await in_worker_thread(function, *arguments)
+        result: Any = await _function_in_thread(function, *arguments)
         value: T = await result if inspect.isawaitable(result) else result
         return value
 
@@ -243,8 +282,11 @@ class WorkerThreadPort(_AwaitingPort):
 
     async def run(self, call: Call[T]) -> T:
         running_loop()
-        return await in_worker_thread(lambda: drive(self._port.run(call)))
+        return await _command_in_thread(lambda: drive(self._port.run(call)))
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         running_loop()
-        return await in_worker_thread(lambda: drive(self._port.run_many(calls)))
+        return await _command_in_thread(lambda: drive(self._port.run_many(calls)))
+
+    def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
+        return self._port.every(interval_seconds, call)  # in the client's own thread: it waits for no worker

@@ -25,6 +25,9 @@ class BlockingPort(Port):
     def now(self) -> float:
         return time.monotonic()
 
+    def loop(self) -> None:
+        return None
+
     async def wait(self, signal: Signal, seconds: float) -> bool:
         woken = threading.Lock()
         woken.acquire()

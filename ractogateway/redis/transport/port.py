@@ -23,7 +23,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from ractogateway.errors import NotSent, OutcomeUnknown, RactoGatewayError, StoreError, StoreTimeout, StoreUnavailable
 from ractogateway.redis.transport import failures
@@ -47,8 +47,20 @@ class TimeLimits:
     connecting: float
 
 
+class Loop(Protocol):
+    """What a core may know of an event loop, besides which one it is."""
+
+    def is_closed(self) -> bool:
+        """Whether nothing runs in it ever again."""
+        ...
+
+
 class Port(ABC):
     """What a core may await."""
+
+    @abstractmethod
+    def loop(self) -> Loop | None:
+        """The event loop in which the caller runs; None for blocking callers, each of whom is alone in its thread."""
 
     @abstractmethod
     async def run(self, call: Call[T]) -> T:
@@ -79,7 +91,8 @@ class Port(ABC):
 
         Until the heartbeat is stopped or forgotten (which is noticed when it is collected), or a reply is False. Errors
         are left to the next beat. Awaiting callers' beats run in their loop, which must run; blocking callers' in the
-        private thread, or in one thread a given client: also while the caller is busy with something else.
+        private thread, or over a given blocking client in one thread of that client's: also while the caller is busy
+        with something else.
         """
 
     @property

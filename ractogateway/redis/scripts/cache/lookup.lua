@@ -21,7 +21,8 @@
 --   2 STALE    the same for an entry in its time of grace
 --   3 WAIT     value: the token of another one's lease; left_ms: until its end
 --   4 OWN      value: the token; stamp: the stamp of the lease, which was taken
---   5 TELL     value: the stamp of an entry or lease that carries tags which are not among KEYS: call again with those
+--   5 TELL     value: the stamp of an entry or lease that carries tags which are not among KEYS: call again with those,
+--              too. At most twice, unless others write meanwhile: once for the entry, once for the lease
 -- Complexity: O(1) and the size of the entry.
 
 local generation_key, entry_key, lease_key = KEYS[1], KEYS[2], KEYS[3]
@@ -37,11 +38,12 @@ local entry, lease = values[2], values[3]
 local entry_is = entry and verdict(entry, 1) or DEAD
 if entry_is == UNTOLD then return {TELL, string.sub(entry, 1, stamp_end(entry, 1)), 0, ''} end
 local lease_is = lease and verdict(lease, 17) or DEAD
-if lease_is == UNTOLD then return {TELL, string.sub(lease, 17), 0, ''} end
 
 -- After a lost reply the same call comes again, and finds its own lease.
 local mine = lease_is == ALIVE and string.sub(lease, 1, 16) == token
-local taken = lease_is == ALIVE and not mine
+-- Where there is an answer, a lease of which more would have to be asked is taken to be alive: at worst nobody renews
+-- the answer until that lease ends.
+local taken = lease_is ~= DEAD and not mine
 
 local function take_lease()
   if mine then return string.sub(lease, 17) end
@@ -63,5 +65,6 @@ if entry_is == ALIVE then
     return {STALE, entry, left_ms, not taken and take_lease() or ''}
   end
 end
+if lease_is == UNTOLD then return {TELL, string.sub(lease, 17), 0, ''} end
 if taken then return {WAIT, string.sub(lease, 1, 16), redis.call('PTTL', lease_key), ''} end
 return {OWN, token, 0, take_lease()}
