@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 import redis
 
@@ -62,6 +64,24 @@ def test_entries_that_were_cut_or_changed_are_misses(cache, store):
         store.set(key, value)
         assert cache.get(*ALICE) is None
     store.set(key, whole)
+    assert cache.get(*ALICE).content == HERS.content
+
+
+@pytest.mark.parametrize(
+    "numbers", [b"not hexadecimal!", b"-0000001+0000001", b"0_0_0_000000_000", b" 0000000 0000000"]
+)
+def test_a_head_that_is_no_number_is_corrupt(make, store, numbers):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache", ttl_seconds=60)
+    cache.put(*ALICE, HERS)
+    (key,) = entries(store)
+    value = store.get(key)
+    store.set(key, value[:17] + numbers + crc32(numbers).to_bytes(4, "big") + value[37:])
+    assert cache.get(*ALICE) is None
+    assert cache.get_many([ALICE]) == [None]
+    assert cache.stats.corrupt == 2
+    assert cache.get_or_compute(*ALICE, lambda: HERS) is HERS
     assert cache.get(*ALICE).content == HERS.content
 
 

@@ -17,7 +17,7 @@ from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache.answers import SealedAnswers
 from ractogateway.redis._cache.counts import Counts
 from ractogateway.redis._cache.near import Copy, NearCache, depends_on
-from ractogateway.redis.envelope import BadEnvelope
+from ractogateway.redis.envelope import BadEnvelope, Flaw
 from ractogateway.redis.keys import CacheBuckets, CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.stamps import FRESH_BYTES, Entry, head, tags_of
@@ -77,8 +77,17 @@ class AnswerStore:
 
     def open_entry(self, value: bytes, fingerprint: bytes) -> LLMResponse | None:
         """The same for a whole entry, whose stamp is known to be alive."""
-        entry = Entry.of(value)
+        entry = Entry.of(value) or self._corrupt()
         return None if entry is None else self.open(entry.envelope, fingerprint)
+
+    def _entry(self, value: bytes | None, generation: bytes | None) -> Entry | None:
+        """What is stored there under the current generation; None, and counted, where it is nothing of ours."""
+        if value is None or generation is None or not value.startswith(generation):
+            return None
+        return Entry.of(value) or self._corrupt()
+
+    def _corrupt(self) -> None:
+        self._counts.add_flaw(Flaw.TORN)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -88,9 +97,7 @@ class AnswerStore:
         if self.near is not None:
             return await self._read_and_keep(keys, fingerprint, self.near, early)
         generation, value = await self._port.run(calls.read_entry(keys, fingerprint))
-        if generation is None or value is None:
-            return None
-        entry = Entry.of(value, generation)
+        entry = self._entry(value, generation)
         if entry is None:
             return None
         if (entry.tags or entry.grace_ms) and await self._dead_among({fingerprint: entry}):
@@ -103,7 +110,7 @@ class AnswerStore:
         asked_at = self._port.now()
         replies = await near.port.fetch_many([calls.read_entry(keys, fingerprint), calls.read_life(keys, fingerprint)])
         ((generation, value), fill), (left_ms, _) = replies
-        entry = None if generation is None or value is None else Entry.of(value, generation)
+        entry = self._entry(value, generation)
         if entry is None:
             return None
         fills: list[Fill] = [fill]
@@ -139,8 +146,7 @@ class AnswerStore:
         entries: dict[bytes, Entry] = {}
         for share, (generation, *values) in zip(by_bucket.values(), replies, strict=True):
             for each, value in zip(share, values, strict=True):
-                entry = None if generation is None or value is None else Entry.of(value, generation)
-                if entry is not None:
+                if (entry := self._entry(value, generation)) is not None:
                     entries[each] = entry
         dead = await self._dead_among({each: entry for each, entry in entries.items() if entry.tags or entry.grace_ms})
         for each in entries.keys() - dead:
