@@ -6,9 +6,11 @@ from zlib import crc32
 
 import pytest
 import redis
+from servers import wait_until
 
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import Encryption
+from ractogateway.redis._cache.store import AnswerStore
 
 ALICE = ("What is my name?", "", "gpt-4o", 0.0, 256)
 BOB = ("What is my name?", "I am Bob.", "gpt-4o", 0.0, 256)
@@ -134,3 +136,24 @@ def test_jitter_spreads_the_ends_of_entries_that_were_written_together(make, sto
     left = sorted(store.pttl(key) / 1000 for key in entries(store))
     assert 490 < left[0] < 700
     assert 800 < left[-1] <= 1_000
+
+
+@pytest.mark.parametrize("tags", [[], ["tag"]])
+def test_an_answer_whose_time_is_over_is_not_returned_for_a_newer_ones_time(make, store, monkeypatch, tags):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache", ttl_seconds=60, stale_seconds=60)
+    cache.put(*ALICE, HERS, tags=tags)
+    (key,) = entries(store)
+    newer = store.get(key)
+    cache.put(*ALICE, HIS, ttl_seconds=0.05, tags=tags)
+    wait_until(lambda: cache.get(*ALICE) is None, what="the end of its time")
+    prove = AnswerStore._dead_among
+
+    async def prove_later(self, suspects):
+        store.set(key, newer, px=120_000)
+        return await prove(self, suspects)
+
+    monkeypatch.setattr(AnswerStore, "_dead_among", prove_later)
+    assert cache.get(*ALICE) is None
+    assert cache.get(*ALICE).content == HERS.content

@@ -108,8 +108,9 @@ class AnswerStore:
         self, keys: CacheKeys, fingerprint: bytes, near: NearCache, early: float
     ) -> LLMResponse | None:
         asked_at = self._port.now()
-        replies = await near.port.fetch_many([calls.read_entry(keys, fingerprint), calls.read_life(keys, fingerprint)])
-        ((generation, value), fill), (left_ms, _) = replies
+        # In this order: the time of an older entry makes a newer one end too soon at worst, and is then not kept.
+        replies = await near.port.fetch_many([calls.read_life(keys, fingerprint), calls.read_entry(keys, fingerprint)])
+        (left_ms, _), ((generation, value), fill) = replies
         entry = self._entry(value, generation)
         if entry is None:
             return None
@@ -160,19 +161,28 @@ class AnswerStore:
         return answers
 
     async def _dead_among(self, suspects: Mapping[bytes, Entry]) -> set[bytes]:
-        """Of these entries, whose generation is the current one, those that have a dead tag or no time left."""
+        """Of these entries, whose generation was the current one, those that have a dead tag or no time left.
+
+        One with a time of grace is read once more, behind its time: that may belong to one that was put meanwhile.
+        """
         proofs: list[Call[Any]] = []
         for fingerprint, entry in suspects.items():
             keys = self._buckets.of(fingerprint)
-            proofs.append(calls.read_life(keys, fingerprint))
+            if entry.grace_ms:
+                proofs += (calls.read_life(keys, fingerprint), calls.read_entry(keys, fingerprint))
             if entry.tags:
                 proofs.append(calls.read_versions(keys, [tag_id for tag_id, _ in entry.tags]))
         replies = iter(await self._port.run_many(proofs))
-        return {
-            fingerprint
-            for fingerprint, entry in suspects.items()
-            if not _is_alive(entry, next(replies), next(replies) if entry.tags else ())
-        }
+        dead = set()
+        for fingerprint, entry in suspects.items():
+            left_ms = _NO_END  # where there is no time of grace, what was read had not expired
+            if entry.grace_ms:
+                left_ms, (_, value) = next(replies), next(replies)
+                if value is None or Entry.of(value) != entry:
+                    left_ms = 0
+            if not _is_alive(entry, left_ms, next(replies) if entry.tags else ()):
+                dead.add(fingerprint)
+        return dead
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
