@@ -87,6 +87,20 @@ def test_a_head_that_is_no_number_is_corrupt(make, store, numbers):
     assert cache.get(*ALICE).content == HERS.content
 
 
+def test_an_entry_that_was_invalidated_leaves_the_indexes_of_its_tags(make, store):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache")
+    before = len(store.keys())
+    cache.put(*ALICE, HERS, tags=["one", "two"])
+    cache.put(*BOB, HIS, tags=["two"])
+    assert cache.invalidate(*ALICE)
+    assert cache.get(*BOB).content == HIS.content
+    assert cache.invalidate(*BOB)
+    # Left are the generation and the version of each tag, which tell that nothing of theirs was invalidated.
+    assert len(store.keys()) == before + 3
+
+
 def test_an_entry_of_another_namespace_is_a_miss(cache, make, store):
     stranger = make("cache", ttl_seconds=60, namespace="another tenant", encryption=HOW["encrypted"]["encryption"])
     cache.put(*ALICE, HERS)

@@ -239,7 +239,11 @@ class AnswerStore:
         tags = tags_of(stamp)
         if not tags:
             return tags is not None
-        versions = await self._port.run(calls.read_versions(keys, [tag_id for tag_id, _ in tags]))
+        members = [keys.member(fingerprint)]
+        # Out of the tags' indexes too: those of entries without a time to live have no end of their own.
+        buried = [calls.bury(keys, tag_id, members) for tag_id, _ in tags]
+        read = calls.read_versions(keys, [tag_id for tag_id, _ in tags])
+        versions, *_ = await self._port.run_many([read, *buried])
         return versions == [version for _, version in tags]
 
     async def forget_all(self) -> None:
