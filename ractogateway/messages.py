@@ -194,7 +194,8 @@ class LLMResponse(_Private):
         # By name, not exclude_none or exclude_defaults: those would reach into what the user's `parsed` holds.
         exclude: dict[str, Any] = {name: True for name in _OFTEN_EMPTY if getattr(self, name) in (None, [])}
         exclude["saved_usage"] = {name for name, tokens in cost if not tokens}
-        return hit.model_dump_json(exclude={"usage": True, **exclude})
+        # Without warnings: they quote values.
+        return hit.model_dump_json(exclude={"usage": True, **exclude}, warnings=False)
 
     def _hit_fields(self) -> dict[str, Any]:
         return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}

@@ -106,12 +106,25 @@ def _copied(name: str, value: Any) -> Any:
         return copy.copy(value)
     failure: RactoGatewayError
     try:
-        return copy.deepcopy(value)  # classes and functions stay what they are
+        return copy.deepcopy(_as_sent(value))  # classes and functions stay what they are
     except RecursionError:
         failure = InvalidValueError(f"{name} is nested too deeply")
     except Exception as error:  # noqa: BLE001 - whatever the hooks of a foreign object raise
         failure = InvalidTypeError(f"{name} holds something that cannot be copied ({type(error).__name__})")
     raise failure
+
+
+def _as_sent(value: Any) -> Any:
+    """``value`` with every pydantic instance as what the SDKs send of it, so that it is sent as what it is keyed by."""
+    if isinstance(value, Message):
+        return value  # ours: `_shape` writes it
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True, by_alias=True, warnings=False)
+    if isinstance(value, Mapping):
+        return {key: _as_sent(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_sent(item) for item in value]
+    return value
 
 
 def history_shapes(config: ChatConfig) -> list[dict[str, Any]]:
@@ -137,7 +150,7 @@ def _shape(message: Message) -> dict[str, Any]:
     # pydantic would write NaN as null without a word; elsewhere in a request the SDK's encoder refuses it.
     if isinstance(message.content, list) and not _is_finite(to_jsonable_python(message.content)):
         raise InvalidValueError("history holds a number that is not finite, which JSON cannot say")
-    return message.to_dict()
+    return {name: _as_sent(value) for name, value in message.to_dict().items()}
 
 
 def _is_finite(value: Any) -> bool:

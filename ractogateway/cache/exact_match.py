@@ -99,6 +99,8 @@ class ExactMatchCache:
     ) -> None:
         """Store a copy of ``response``; ``ttl_seconds`` overrides the cache's own for this entry.
 
+        A computation of the same answer that is under way does not replace it.
+
         Raises:
             InvalidTypeError: Also where ``response.parsed`` cannot be copied.
         """
@@ -110,6 +112,7 @@ class ExactMatchCache:
         stored = _as_stored(response)
         now = self._clock()
         with self._lock:
+            self._flights.forget(key)
             dropped = self._entries.add(key, stored, now=now, expires_at=math.inf if ttl is None else now + ttl)
         del dropped
 
@@ -130,8 +133,9 @@ class ExactMatchCache:
 
         Whoever computes gets its own answer; the others wait for it, and get a copy that is marked as a hit. It is
         shared and stored only if `is_storable` says so (``max_temperature`` is passed on); above that temperature every
-        call computes. An error reaches the one whose call it was: the others try for themselves. An ``invalidate`` or
-        ``clear`` during the computation wins: its answer is not stored, and later calls do not wait for it.
+        call computes. An error reaches the one whose call it was: the others try for themselves. A ``put``,
+        ``invalidate`` or ``clear`` during the computation wins: its answer is not stored, and later calls do not wait
+        for it.
 
         Raises:
             InvalidTypeError: Also where ``compute`` returns something else than an answer.

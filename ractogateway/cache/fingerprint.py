@@ -17,7 +17,10 @@ its texts begin and end and whatever they contain: there is no separator that a 
   ``"1"``. A ``Decimal`` is no float, and ``Decimal("1.0")`` is not ``Decimal("1.00")``: they are written differently.
 - Mappings whatever their order, with keys that are texts or integers. A key whose value is None is not an absent key.
   A list equals a tuple of the same items, a set does not.
-- Members of an enumeration by their value, pydantic instances and dataclasses as the mapping of their fields.
+- Members of an enumeration by their value, dataclasses as the mapping of their fields.
+- A pydantic instance by its fields, by which of them were set, and by what it is sent as: providers' SDKs leave out
+  what was not set, and write names and values as the class says. It is not equal to a mapping, even of the same
+  fields; only a `Message` is.
 - A pydantic class by the text of its JSON schema, which is what a provider sees of it: two classes of the same title,
   fields and descriptions are equal wherever they were defined. The order of the fields counts, since models write an
   answer in that order. The schema is made anew each time (some are built from what is known at run time only); this
@@ -45,11 +48,12 @@ from pydantic.errors import PydanticUserError
 
 from ractogateway._checks import check_temperature, check_text, check_tokens
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
+from ractogateway.messages import Message
 
 __all__ = ["fingerprint"]
 
 # Change the number whenever the encoding of any value changes: entries of other versions are then simply not found.
-_HEADER = b"ractogateway request 1\n"
+_HEADER = b"ractogateway request 2\n"
 _NO_CONTEXT = b"m0:"  # as an empty one
 
 _MAX_DEPTH = 100
@@ -224,15 +228,25 @@ def _write_enum(value: Enum, emit: _Emit, depth: int) -> None:
 
 
 def _write_instance(value: BaseModel, emit: _Emit, depth: int) -> None:
+    names = type(value).model_fields
+    fields = {name: item for name, item in value.__dict__.items() if name in names}  # no cached properties
+    fields.update(value.__pydantic_extra__ or {})
+    if type(value) is Message:  # all of it is sent, under these names
+        _write_mapping(fields, emit, depth)
+        return
     depth = _deeper(depth)
     try:
-        # As any: the fields of a subclass in a field of its base's type shape the request too. Without warnings: they
-        # would quote values.
-        dumped = value.model_dump(mode="python", serialize_as_any=True, warnings=False)
-    except (ValueError, RecursionError):
+        # As SDKs send it: two classes may name or write the same fields differently. Without warnings: they would quote
+        # values.
+        sent = value.model_dump(mode="json", exclude_unset=True, by_alias=True, warnings=False)
+    except Exception:  # noqa: BLE001 - serializers and computed fields are anybody's code
         reason = f"holds a {type(value).__name__} that model_dump() fails on; it may contain itself"
         raise _Refused(InvalidValueError, reason) from None
-    _write(dumped, emit, depth)
+    emit(b"P3:")
+    # The fields too, for whoever sends them otherwise: a dump may leave some out, or write two values alike.
+    _write_mapping(fields, emit, depth)
+    _write_set(value.model_fields_set, emit, depth)
+    _write(sent, emit, depth)
 
 
 def _write_class(value: type, emit: _Emit, _depth: int) -> None:

@@ -165,11 +165,12 @@ class AsyncRedisExactCache(Core):
                 if self._raises:
                     raise
                 self._failed(error, began)
-            else:
-                self._outage.succeeded()
+                self._counted(None)
+                return None
+            self._outage.succeeded()
         self._counted(response)
         if self._counts.due:
-            await self._tell_the_fleet()
+            self._tell_soon()
         return response
 
     async def get_many(self, requests: Iterable[CacheRequest | tuple[Any, ...]]) -> list[LLMResponse | None]:
@@ -275,7 +276,7 @@ class AsyncRedisExactCache(Core):
         )
         response = await self._computations.answer(question)
         if self._counts.due:
-            await self._tell_the_fleet()
+            self._tell_soon()
         return response
 
     async def invalidate(
@@ -376,9 +377,15 @@ class AsyncRedisExactCache(Core):
 
     async def _tell_the_fleet(self) -> None:
         """Add what this object has counted to the counters that all replicas share, by one command."""
-        news = self._counts.take_untold()
-        if not news:
-            return
+        if news := self._counts.take_untold():
+            await self._tell(news)
+
+    def _tell_soon(self) -> None:
+        # In the background: a caller has paid its time limit for its own call.
+        if news := self._counts.take_untold():
+            self._port.background(self._tell(news))
+
+    async def _tell(self, news: dict[str, int]) -> None:
         try:
             await self._store.add_counts(news)
         except StoreUnavailable as error:

@@ -65,6 +65,8 @@ class Entry(NamedTuple):
         numbers = value[at : at + _NUMBERS_BYTES]
         if value[at + _NUMBERS_BYTES : at + _HEAD_BYTES] != _checksum(numbers):
             return None
+        if numbers.translate(None, _DIGITS):  # int() takes more, or raises
+            return None
         compute_ms, grace_ms = int(numbers[:8], 16), int(numbers[8:], 16)
         return cls(value[at + _HEAD_BYTES :], compute_ms, grace_ms, tags)
 
@@ -93,5 +95,6 @@ def _checksum(numbers: bytes) -> bytes:
     return zlib.crc32(numbers).to_bytes(4, "big")
 
 
+_DIGITS: Final = b"0123456789abcdef"
 _PLAINEST: Final = b"\0" + head(0, 0)
 """No tags, no time of grace, and nobody knows how long it took."""

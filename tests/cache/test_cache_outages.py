@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ from servers import wait_until
 from ractogateway.errors import StoreUnavailable
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
+from ractogateway.redis._cache.store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
@@ -83,6 +85,36 @@ def test_an_outage_raises_where_it_should():
     silent.put_many([(REQUEST, ANSWER)])
     with pytest.raises(StoreUnavailable):
         silent.invalidate_tag("tag")
+
+
+@pytest.mark.parametrize("port", ["blocking", "async"])
+def test_nobody_waits_for_the_fleet_being_told(any_server, monkeypatch, port):
+    monkeypatch.setattr("ractogateway.redis._cache.counts._TELL_SECONDS", 0.0)
+    told, free = threading.Event(), threading.Event()
+
+    async def add_counts(_self, _additions):
+        told.set()
+        while not free.is_set():
+            await asyncio.sleep(0) if port == "async" else free.wait()
+
+    monkeypatch.setattr(AnswerStore, "add_counts", add_counts)
+
+    async def in_a_loop() -> None:
+        cache = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60)
+        async with asyncio.timeout(10):
+            assert await cache.get(*ask(1)) is None
+            assert await cache.get_or_compute(*ask(1), lambda: answer(1)) == answer(1)
+            while not told.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    if port == "async":
+        asyncio.run(in_a_loop())
+    else:
+        cache = RedisExactCache(url=any_server.url, ttl_seconds=60)
+        assert cache.get(*ask(1)) is None
+        assert cache.get_or_compute(*ask(1), lambda: answer(1)) == answer(1)
+        assert told.wait(10)
+    free.set()
 
 
 def test_an_answer_that_was_paid_for_is_returned_even_where_outages_raise():

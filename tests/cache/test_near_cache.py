@@ -21,7 +21,7 @@ from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse, Usage
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
-from ractogateway.redis.transport import tracking
+from ractogateway.redis.transport import TrackedPort, tracking
 from ractogateway.redis.transport.exchange import Exchange
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
@@ -190,6 +190,26 @@ def test_a_stale_answer_is_no_near_hit(any_server):
     wait_until(lambda: cache.get(*REQUEST) is None, what="the end of its time")
     assert cache.get_or_compute(*REQUEST, lambda: LLMResponse(content="new")).content == "answer"
     wait_until(lambda: cache.get(*REQUEST) is not None, what="the new answer")
+
+
+def test_an_answer_whose_time_is_over_does_not_get_a_newer_ones(any_server, monkeypatch):
+    settings = {"ttl_seconds": 60, "stale_seconds": 60, "near_cache_entries": 10, "options": PATIENT}
+    cache = RedisExactCache(url=any_server.url, **settings)
+    cache.put(*REQUEST, LLMResponse(content="newer"))
+    with any_server.client() as store:
+        (key,) = store.keys("*:e:*")
+        newer = store.get(key)
+        cache.put(*REQUEST, ANSWER, ttl_seconds=0.05)
+        wait_until(lambda: cache.get(*REQUEST) is None, what="the end of its time")
+
+        async def one_by_one(self, calls):
+            replies = [await self.fetch(calls[0])]
+            store.set(key, newer, px=120_000)
+            return replies + [await self.fetch(call) for call in calls[1:]]
+
+        monkeypatch.setattr(TrackedPort, "fetch_many", one_by_one)
+        answer = cache.get(*REQUEST)
+        assert answer is None or answer.content == "newer"
 
 
 def test_nothing_is_served_over_a_lost_connection(any_server):

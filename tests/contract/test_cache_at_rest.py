@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 import redis
+from servers import wait_until
 
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import Encryption
+from ractogateway.redis._cache.store import AnswerStore
 
 ALICE = ("What is my name?", "", "gpt-4o", 0.0, 256)
 BOB = ("What is my name?", "I am Bob.", "gpt-4o", 0.0, 256)
@@ -65,6 +69,38 @@ def test_entries_that_were_cut_or_changed_are_misses(cache, store):
     assert cache.get(*ALICE).content == HERS.content
 
 
+@pytest.mark.parametrize(
+    "numbers", [b"not hexadecimal!", b"-0000001+0000001", b"0_0_0_000000_000", b" 0000000 0000000"]
+)
+def test_a_head_that_is_no_number_is_corrupt(make, store, numbers):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache", ttl_seconds=60)
+    cache.put(*ALICE, HERS)
+    (key,) = entries(store)
+    value = store.get(key)
+    store.set(key, value[:17] + numbers + crc32(numbers).to_bytes(4, "big") + value[37:])
+    assert cache.get(*ALICE) is None
+    assert cache.get_many([ALICE]) == [None]
+    assert cache.stats.corrupt == 2
+    assert cache.get_or_compute(*ALICE, lambda: HERS) is HERS
+    assert cache.get(*ALICE).content == HERS.content
+
+
+def test_an_entry_that_was_invalidated_leaves_the_indexes_of_its_tags(make, store):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache")
+    before = len(store.keys())
+    cache.put(*ALICE, HERS, tags=["one", "two"])
+    cache.put(*BOB, HIS, tags=["two"])
+    assert cache.invalidate(*ALICE)
+    assert cache.get(*BOB).content == HIS.content
+    assert cache.invalidate(*BOB)
+    # Left are the generation and the version of each tag, which tell that nothing of theirs was invalidated.
+    assert len(store.keys()) == before + 3
+
+
 def test_an_entry_of_another_namespace_is_a_miss(cache, make, store):
     stranger = make("cache", ttl_seconds=60, namespace="another tenant", encryption=HOW["encrypted"]["encryption"])
     cache.put(*ALICE, HERS)
@@ -114,3 +150,24 @@ def test_jitter_spreads_the_ends_of_entries_that_were_written_together(make, sto
     left = sorted(store.pttl(key) / 1000 for key in entries(store))
     assert 490 < left[0] < 700
     assert 800 < left[-1] <= 1_000
+
+
+@pytest.mark.parametrize("tags", [[], ["tag"]])
+def test_an_answer_whose_time_is_over_is_not_returned_for_a_newer_ones_time(make, store, monkeypatch, tags):
+    if "fake" in make.face:
+        pytest.skip("there is no second way to its data")
+    cache = make("cache", ttl_seconds=60, stale_seconds=60)
+    cache.put(*ALICE, HERS, tags=tags)
+    (key,) = entries(store)
+    newer = store.get(key)
+    cache.put(*ALICE, HIS, ttl_seconds=0.05, tags=tags)
+    wait_until(lambda: cache.get(*ALICE) is None, what="the end of its time")
+    prove = AnswerStore._dead_among
+
+    async def prove_later(self, suspects):
+        store.set(key, newer, px=120_000)
+        return await prove(self, suspects)
+
+    monkeypatch.setattr(AnswerStore, "_dead_among", prove_later)
+    assert cache.get(*ALICE) is None
+    assert cache.get(*ALICE).content == HERS.content

@@ -272,6 +272,31 @@ def test_what_cannot_be_stored_is_returned(make):
     assert cache.get(*REQUEST) is None
 
 
+def computed_for_two(make, answer: LLMResponse) -> LLMResponse:
+    """What somebody gets who waits for an answer."""
+    cache, model = make("cache", ttl_seconds=60), Model(answer, open_at_once=False)
+    with callers(2) as call:
+        first = call(cache.get_or_compute, *REQUEST, model)
+        wait_until(lambda: model.calls, what="one computing")
+        second = call(cache.get_or_compute, *REQUEST, never)
+        assert cache_is_waiting(second)
+        model.gate.set()
+        assert first.result(20.0) is answer
+        return second.result(20.0)
+
+
+def test_an_answer_that_cannot_be_stored_is_shared_all_the_same(make):
+    shared = computed_for_two(make, LLMResponse(content="half an emoji \ud83d", usage=ANSWER.usage))
+    assert (shared.content, shared.cached, shared.saved_usage) == ("half an emoji \ud83d", True, ANSWER.usage)
+
+
+def test_whoever_waited_gets_what_a_hit_would_be(make):
+    shared = computed_for_two(make, LLMResponse(content="x", parsed=ANSWER, usage=ANSWER.usage))
+    hit = make("cache", ttl_seconds=60).get(*REQUEST)
+    assert shared == hit
+    assert type(shared.parsed) is dict
+
+
 def test_bad_arguments(make):
     cache = make("cache", ttl_seconds=60)
     for compute in (None, ANSWER, "compute"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from servers import wait_until
 
+from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import FinishReason, LLMResponse, ToolCall, Usage
 
 REQUEST = ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 256)
@@ -168,3 +169,31 @@ def test_two_objects_are_one_cache(make):
     writer, reader = make("cache", ttl_seconds=60), make("cache", ttl_seconds=5)
     writer.put(*REQUEST, ANSWER)
     assert reader.get(*REQUEST) is not None
+
+
+def replaced(**fields) -> LLMResponse:
+    answer = LLMResponse(content="x")
+    for name, value in fields.items():
+        setattr(answer, name, value)
+    return answer
+
+
+def nested(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [replaced(content=4711), replaced(tool_calls=["4711"]), LLMResponse(parsed=nested(240))],
+    ids=["content", "tool_calls", "parsed"],
+)
+def test_what_could_not_be_read_back_is_refused_and_not_quoted(make, answer, recwarn):
+    cache = make("cache", ttl_seconds=60)
+    with pytest.raises(InvalidTypeError, match="response holds something that JSON cannot hold") as caught:
+        cache.put("q", "", "m", 0.0, 1, answer)
+    assert caught.value.__context__ is None
+    assert not [warning for warning in recwarn if "4711" in str(warning.message)]
+    assert len(cache) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from canonical import canonical
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from ractogateway.cache import fingerprint
 from ractogateway.openai_developer_kit import ChatConfig, OpenAIDeveloperKit
@@ -29,6 +29,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A
 
 class Person(BaseModel):
     name: str
+
+
+class Aliased(BaseModel):
+    n: int | None = Field(default=None, serialization_alias="a")
+
+
+INSTANCES = [Aliased(n=1), Aliased(n=None), Aliased(), [Person(name="a")], {"a": Person(name="b")}]
 
 
 def kits() -> list[OpenAIDeveloperKit]:
@@ -62,7 +69,7 @@ def some_attachment(rng: random.Random) -> dict[str, Any]:
 
 
 def some_parameter(rng: random.Random) -> tuple[str, Any]:
-    value = rng.choice([0, 0.0, 1, True, "1", None, "a", ["a"], [1], {"a": 1}, {1: 1}, {"1": 1}])
+    value = rng.choice([0, 0.0, 1, True, "1", None, "a", ["a"], [1], {"a": 1}, {1: 1}, {"1": 1}, *INSTANCES])
     name = rng.choice(["seed", "stop", "top_p", "user", "store", "metadata", "temperature", "max_tokens", "timeout"])
     if name == "timeout":
         return name, rng.choice([1, 2.5])

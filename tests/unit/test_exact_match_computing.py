@@ -238,6 +238,17 @@ def test_what_overtakes_a_computation_wins(overtake):
     assert cache.get(*ASKED).content == "new"
 
 
+def test_a_put_wins_over_what_is_being_computed():
+    cache, old = ExactMatchCache(), Model(LLMResponse(content="old"))
+    with ThreadPoolExecutor(1) as threads:
+        before = threads.submit(cache.get_or_compute, *ASKED, old)
+        wait_for(old.began.is_set)
+        cache.put(*ASKED, LLMResponse(content="new"))
+        old.go.set()
+        assert before.result().content == "old"
+    assert cache.get(*ASKED).content == "new"
+
+
 # -- cancelled --------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_serializer
 
 from ractogateway.cache import fingerprint
 from ractogateway.errors import InvalidTypeError, InvalidValueError
@@ -64,6 +65,26 @@ def titled(name: str, title: str) -> type[BaseModel]:
 
 class Empty(BaseModel):
     pass
+
+
+def secretive(**settings: Any) -> type[BaseModel]:
+    return create_model("Secretive", field=(str, Field(**settings)))
+
+
+class Starred(BaseModel):
+    field: str
+
+    @field_serializer("field")
+    def _hide(self, _value: str) -> str:
+        return "***"
+
+
+class Cached(BaseModel):
+    text: str
+
+    @cached_property
+    def length(self) -> int:
+        return len(self.text)
 
 
 class Base(BaseModel):
@@ -116,15 +137,17 @@ def test_the_encoding_is_pinned():
         "price": Decimal("1.10"),
         "uuid": UUID(int=1),
         "class": Empty,
+        "instance": Answer(text="a"),
     }
     schema = b'{"properties": {}, "title": "Empty", "type": "object"}'
     encoded = (
-        b"ractogateway request 1\n"
+        b"ractogateway request 2\n"
         b"s4:users6:systems5:modelr20:0x1.6666666666666p-1i4:1000"
-        b"m9:"
+        b"m10:"
         b"s5:bytesb2:\x00:"
         b"s5:classM5:Empty%d:%b"
         b"s3:dayd10:2024-02-29"
+        b"s8:instanceP3:m2:s5:scorer20:0x1.0000000000000p-1s4:texts1:aS1:s4:textm1:s4:texts1:a"
         b"s4:listl8:n0:t0:f0:i3:-ffi1:1r20:0x1.0000000000000p-1r3:nanr4:-inf"
         b"s5:pricec4:1.10"
         b"s3:setS2:s1:as1:b"
@@ -261,6 +284,12 @@ def test_one_request(one, other):
         ),
         # A subclass in a field of its base's type.
         ({"v": Holder(item=Special(detail=1))}, {"v": Holder(item=Special(detail=2))}),
+        # What is left out of a dump, or sent under another name.
+        ({"v": Answer(text="a")}, {"v": Answer(text="a", score=0.5)}),
+        ({"v": secretive(exclude=True)(field="a")}, {"v": secretive(exclude=True)(field="b")}),
+        ({"v": secretive(serialization_alias="a")(field="")}, {"v": secretive(serialization_alias="b")(field="")}),
+        ({"v": Starred(field="a")}, {"v": Starred(field="b")}),
+        ({"v": Starred(field="a")}, {"v": secretive()(field="a")}),
     ],
 )
 def test_two_requests(one, other):
@@ -309,7 +338,15 @@ def test_a_schema_is_read_when_it_is_asked_for():
 def test_a_wrong_value_in_an_instance_is_encoded_without_a_warning_that_quotes_it():
     wrong = Unchecked()
     wrong.number = "secret"
-    assert value(wrong) == value({"number": "secret"})
+    right = Unchecked()
+    right.number = "secret"
+    assert value(wrong) == value(right) != value(Unchecked(number=0))
+
+
+def test_what_an_instance_has_computed_is_no_part_of_it():
+    read = Cached(text="a")
+    assert read.length == 1
+    assert value(read) == value(Cached(text="a"))
 
 
 @pytest.mark.parametrize(

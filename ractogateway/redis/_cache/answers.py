@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
 
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import LLMResponse
@@ -23,19 +22,13 @@ class SealedAnswers:
         """What is stored for the request of this fingerprint. ``raw`` is left out.
 
         Raises:
-            InvalidTypeError: Not an answer, or ``parsed`` holds something that JSON cannot hold.
+            InvalidTypeError: Not an answer, or it holds something that JSON cannot hold.
         """
         if not isinstance(response, LLMResponse):
             raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
-        try:
-            payload = response.to_stored_json().encode()
-        except (
-            PydanticSerializationError,
-            AttributeError,
-            TypeError,
-            ValueError,
-        ):  # also where fields were replaced by hand
-            raise InvalidTypeError("response holds something that JSON cannot hold") from None
+        payload = _readable(response)
+        if payload is None:  # outside of any handler: the errors quote the answer
+            raise InvalidTypeError("response holds something that JSON cannot hold")
         return self._envelopes.seal(payload, fingerprint)
 
     def open(self, value: bytes, fingerprint: bytes) -> LLMResponse:
@@ -53,3 +46,13 @@ class SealedAnswers:
         if response is None or not response.cached:
             raise BadEnvelope(Flaw.UNREADABLE)
         return response
+
+
+def _readable(response: LLMResponse) -> bytes | None:
+    """An answer as JSON; None where it cannot be written, or could not be read back."""
+    try:
+        payload = response.to_stored_json().encode()
+        _decode(payload)  # fields that were replaced by hand, nesting without end
+    except (AttributeError, TypeError, ValueError, RecursionError):  # pydantic's two errors are ValueErrors
+        return None
+    return payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -297,8 +298,12 @@ class Computations:
             return False
         began = self._outage.began()
         try:
+            with contextlib.suppress(Exception):  # what cannot be copied may be storable
+                flight.shared = response.as_stored()
             envelope = self._store.seal(response, question.fingerprint)
-            flight.shared = response.as_stored()
+            # In the form of a hit, which whoever comes a moment later gets.
+            if (stored := self._store.open(envelope, question.fingerprint)) is not None:
+                flight.shared = stored.as_stored()
             if flight.claim:
                 compute_ms, claim = math.ceil(seconds * 1000), flight.claim
                 await self._store.write(

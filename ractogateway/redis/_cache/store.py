@@ -17,7 +17,7 @@ from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache.answers import SealedAnswers
 from ractogateway.redis._cache.counts import Counts
 from ractogateway.redis._cache.near import Copy, NearCache, depends_on
-from ractogateway.redis.envelope import BadEnvelope
+from ractogateway.redis.envelope import BadEnvelope, Flaw
 from ractogateway.redis.keys import CacheBuckets, CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.stamps import FRESH_BYTES, Entry, head, tags_of
@@ -77,8 +77,17 @@ class AnswerStore:
 
     def open_entry(self, value: bytes, fingerprint: bytes) -> LLMResponse | None:
         """The same for a whole entry, whose stamp is known to be alive."""
-        entry = Entry.of(value)
+        entry = Entry.of(value) or self._corrupt()
         return None if entry is None else self.open(entry.envelope, fingerprint)
+
+    def _entry(self, value: bytes | None, generation: bytes | None) -> Entry | None:
+        """What is stored there under the current generation; None, and counted, where it is nothing of ours."""
+        if value is None or generation is None or not value.startswith(generation):
+            return None
+        return Entry.of(value) or self._corrupt()
+
+    def _corrupt(self) -> None:
+        self._counts.add_flaw(Flaw.TORN)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -88,9 +97,7 @@ class AnswerStore:
         if self.near is not None:
             return await self._read_and_keep(keys, fingerprint, self.near, early)
         generation, value = await self._port.run(calls.read_entry(keys, fingerprint))
-        if generation is None or value is None:
-            return None
-        entry = Entry.of(value, generation)
+        entry = self._entry(value, generation)
         if entry is None:
             return None
         if (entry.tags or entry.grace_ms) and await self._dead_among({fingerprint: entry}):
@@ -101,9 +108,10 @@ class AnswerStore:
         self, keys: CacheKeys, fingerprint: bytes, near: NearCache, early: float
     ) -> LLMResponse | None:
         asked_at = self._port.now()
-        replies = await near.port.fetch_many([calls.read_entry(keys, fingerprint), calls.read_life(keys, fingerprint)])
-        ((generation, value), fill), (left_ms, _) = replies
-        entry = None if generation is None or value is None else Entry.of(value, generation)
+        # In this order: the time of an older entry makes a newer one end too soon at worst, and is then not kept.
+        replies = await near.port.fetch_many([calls.read_life(keys, fingerprint), calls.read_entry(keys, fingerprint)])
+        (left_ms, _), ((generation, value), fill) = replies
+        entry = self._entry(value, generation)
         if entry is None:
             return None
         fills: list[Fill] = [fill]
@@ -139,8 +147,7 @@ class AnswerStore:
         entries: dict[bytes, Entry] = {}
         for share, (generation, *values) in zip(by_bucket.values(), replies, strict=True):
             for each, value in zip(share, values, strict=True):
-                entry = None if generation is None or value is None else Entry.of(value, generation)
-                if entry is not None:
+                if (entry := self._entry(value, generation)) is not None:
                     entries[each] = entry
         dead = await self._dead_among({each: entry for each, entry in entries.items() if entry.tags or entry.grace_ms})
         for each in entries.keys() - dead:
@@ -154,19 +161,28 @@ class AnswerStore:
         return answers
 
     async def _dead_among(self, suspects: Mapping[bytes, Entry]) -> set[bytes]:
-        """Of these entries, whose generation is the current one, those that have a dead tag or no time left."""
+        """Of these entries, whose generation was the current one, those that have a dead tag or no time left.
+
+        One with a time of grace is read once more, behind its time: that may belong to one that was put meanwhile.
+        """
         proofs: list[Call[Any]] = []
         for fingerprint, entry in suspects.items():
             keys = self._buckets.of(fingerprint)
-            proofs.append(calls.read_life(keys, fingerprint))
+            if entry.grace_ms:
+                proofs += (calls.read_life(keys, fingerprint), calls.read_entry(keys, fingerprint))
             if entry.tags:
                 proofs.append(calls.read_versions(keys, [tag_id for tag_id, _ in entry.tags]))
         replies = iter(await self._port.run_many(proofs))
-        return {
-            fingerprint
-            for fingerprint, entry in suspects.items()
-            if not _is_alive(entry, next(replies), next(replies) if entry.tags else ())
-        }
+        dead = set()
+        for fingerprint, entry in suspects.items():
+            left_ms = _NO_END  # where there is no time of grace, what was read had not expired
+            if entry.grace_ms:
+                left_ms, (_, value) = next(replies), next(replies)
+                if value is None or Entry.of(value) != entry:
+                    left_ms = 0
+            if not _is_alive(entry, left_ms, next(replies) if entry.tags else ()):
+                dead.add(fingerprint)
+        return dead
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +239,11 @@ class AnswerStore:
         tags = tags_of(stamp)
         if not tags:
             return tags is not None
-        versions = await self._port.run(calls.read_versions(keys, [tag_id for tag_id, _ in tags]))
+        members = [keys.member(fingerprint)]
+        # Out of the tags' indexes too: those of entries without a time to live have no end of their own.
+        buried = [calls.bury(keys, tag_id, members) for tag_id, _ in tags]
+        read = calls.read_versions(keys, [tag_id for tag_id, _ in tags])
+        versions, *_ = await self._port.run_many([read, *buried])
         return versions == [version for _, version in tags]
 
     async def forget_all(self) -> None:
