@@ -114,9 +114,9 @@ class AsyncRedisRateLimiter(Core):
     ) -> RateLimitDecision:
         """Charge ``tokens`` if the limits of the user and of its parents allow, all or nothing.
 
-        A cost above a limit is a refusal (``retry_after_seconds`` is infinite). Two calls with the same
-        ``request_id`` within max(window, twice the timeout, with ``client=`` a minute) are one charge, and the second is told that it passed;
-        without one, only the library's own retries are recognised.
+        A cost above a limit is a refusal (``retry_after_seconds`` is infinite). Two calls with the same ``request_id``
+        within max(window, twice the timeout, with ``client=`` a minute) are one charge, and the second is told that it
+        passed; without one, only the library's own retries are recognised.
 
         Args:
             user_id: any non-empty string.
@@ -193,9 +193,9 @@ class AsyncRedisRateLimiter(Core):
         Args:
             user_id: any non-empty string.
             tokens: the estimate, 1 to 2**53 - 1.
-            request_id: names this reservation of this user: two calls with the same one are one reservation. If that has
-                lost its slot, the second takes another one or is refused; if it is settled, the second is allowed and
-                has none (``slot_lost``).
+            request_id: names this reservation of this user: two calls with the same one are one reservation. If that
+                has lost its slot, the second takes another one or is refused; if it is settled, the second is allowed
+                and has none (``slot_lost``).
             parents: whose limits hold, too; see the class.
             lease_seconds: how long a slot of ``max_concurrent`` outlives the last sign of life of this process, which
                 sends one every third of that; and how long after `reserve` a refund is possible at least.

@@ -242,7 +242,7 @@ def test_a_clock_that_steps_back_blocks_nobody_behind_a_dead_waiter(anywhere: Li
     assert anywhere.wait_turn(due, [100, 1], second, by_request=2)[1].admitted == 0
     assert anywhere.wait_turn(due, [100, 1], first, by_request=2)[1].admitted == 1
     for at_ms in range(1000, WINDOW_MS + 1, 1000):
-        sleep_ms, answer = anywhere.wait_turn(due + at_ms * MS, [100, 1], second, by_request=2)
+        answer = anywhere.wait_turn(due + at_ms * MS, [100, 1], second, by_request=2)[1]
     assert answer.admitted == 1
 
 

@@ -69,8 +69,9 @@ class Holding:
 
     async def undo(self) -> bool:
         """Undo what may have been charged, and what may still arrive at the server; whether that is done."""
+        pending = [calls.abandon(operation, remembered_ms=self.remembered_ms) for operation in self.operations]
         try:
-            await self.port.run_many([calls.abandon(each, remembered_ms=self.remembered_ms) for each in self.operations])
+            await self.port.run_many(pending)
         except StoreError:
             return False
         return True
@@ -94,7 +95,9 @@ class AsyncReservation:
         tokens: the estimate.
     """
 
-    def __init__(self, decision: RateLimitDecision, tokens: int, holding: Holding | None, *, closed: bool = False) -> None:
+    def __init__(
+        self, decision: RateLimitDecision, tokens: int, holding: Holding | None, *, closed: bool = False
+    ) -> None:
         self.decision = decision
         self.tokens = tokens
         self._holding = holding

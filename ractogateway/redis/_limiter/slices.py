@@ -66,7 +66,8 @@ class Slices:
     def may_take(self, keys: LimiterKeys, now: float) -> int | None:
         """Whether to ask for a slice: this user was served a moment ago, and nobody is asking.
 
-        Then `took` must follow, with the number that this returns; else None. A user who comes seldom would leave most of a slice unspent.
+        Then `took` must follow, with the number that this returns; else None. A user who comes seldom would leave most
+        of a slice unspent.
         """
         with self._lock:
             user = self._users.get(keys.tokens)

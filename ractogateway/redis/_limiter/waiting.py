@@ -80,7 +80,7 @@ class Turn:
         )
         if reply.budget.admitted:
             self._queued = False
-        # There is room, and somebody before this one has not come for it: has died, perhaps. All would ask every few ms.
+        # There is room, and somebody before this one has not come for it: it may have died. All would ask every few ms.
         self._late = self._late + 1 if reply.budget.retry_after_ms == 0 else 0
         sleep_seconds = reply.sleep_ms / 1000
         if self._late > 1:

@@ -22,6 +22,9 @@ TICKET_GRACE_MS = 1000
 its sleep."""
 
 
+_REPEATED, _CLOSED = 2, 3  # what acquire.lua replies of an operation that was admitted before
+
+
 class BudgetReply(NamedTuple):
     """What the limiter's scripts answer. ``retry_after_ms`` is -1 where the cost can never pass.
 
@@ -219,9 +222,9 @@ def _one_budget(reply: Any) -> BudgetReply:
 
 def _budget(reply: Any) -> BudgetReply:
     admitted, refused, retry_after_ms, reset_after_ms, *remaining = reply
-    # 2 and 3: admitted before; see acquire.lua.
     left = tuple(remaining)
-    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, left, admitted > 1, admitted > 2)
+    repeated, closed = admitted in (_REPEATED, _CLOSED), admitted == _CLOSED
+    return BudgetReply(admitted > 0, refused - 1, retry_after_ms, reset_after_ms, left, repeated, closed)
 
 
 def _slice(reply: Any) -> SliceReply:

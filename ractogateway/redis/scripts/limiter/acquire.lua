@@ -59,7 +59,8 @@ if not fits or not redis.call('SET', record_key, record, 'NX', 'PX', record_ttl)
     reply[1], reply[4] = byte(known, 2) == 111 and 2 or 3, reset
     if reply[1] == 3 then return reply end
     for index = 1, sets do
-      if waits[index] > reply[3] and not redis.call('ZSCORE', KEYS[1 + logs + index], member) then
+      local leases_key = KEYS[1 + logs + index]
+      if waits[index] > reply[3] and not redis.call('ZSCORE', leases_key, member) then
         reply[1], reply[2], reply[3] = 0, logs + index, waits[index]
       end
     end
