@@ -77,17 +77,20 @@ class AnswerStore:
 
     def open_entry(self, value: bytes, fingerprint: bytes) -> LLMResponse | None:
         """The same for a whole entry, whose stamp is known to be alive."""
-        entry = Entry.of(value) or self._corrupt()
+        entry = self._taken_apart(value)
         return None if entry is None else self.open(entry.envelope, fingerprint)
 
     def _entry(self, value: bytes | None, generation: bytes | None) -> Entry | None:
         """What is stored there under the current generation; None, and counted, where it is nothing of ours."""
         if value is None or generation is None or not value.startswith(generation):
             return None
-        return Entry.of(value) or self._corrupt()
+        return self._taken_apart(value)
 
-    def _corrupt(self) -> None:
-        self._counts.add_flaw(Flaw.TORN)
+    def _taken_apart(self, value: bytes) -> Entry | None:
+        entry = Entry.of(value)
+        if entry is None:
+            self._counts.add_flaw(Flaw.TORN)
+        return entry
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -244,7 +247,7 @@ class AnswerStore:
         buried = [calls.bury(keys, tag_id, members) for tag_id, _ in tags]
         read = calls.read_versions(keys, [tag_id for tag_id, _ in tags])
         versions, *_ = await self._port.run_many([read, *buried])
-        return versions == [version for _, version in tags]
+        return bool(versions == [version for _, version in tags])
 
     async def forget_all(self) -> None:
         """Make every entry a miss."""
