@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from servers import Server
+from servers import Server, wait_until
 
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
@@ -171,3 +171,21 @@ def test_a_computation_whose_loop_was_closed_is_not_waited_for(any_server, where
             assert (await cache.get_or_compute(*REQUEST, answering("new"))).content == "new"
 
     asyncio.run(main())
+
+
+def test_a_thread_waits_for_the_renewal_that_it_began(any_server):
+    """The renewal has a thread of its own, so waiting for it can end."""
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=0.3, early_refresh=1000.0, options=PATIENT)
+    renewing, gate = threading.Event(), threading.Event()
+
+    def renewed() -> LLMResponse:
+        renewing.set()
+        assert gate.wait(10)
+        return LLMResponse(content="renewed")
+
+    cache.get_or_compute(*REQUEST, lambda: time.sleep(0.01) or LLMResponse(content="stored"))
+    assert cache.get_or_compute(*REQUEST, renewed).content == "stored"
+    assert renewing.wait(10)
+    wait_until(lambda: cache.get(*REQUEST) is None, what="the end of the stored answer")
+    threading.Timer(0.1, gate.set).start()
+    assert cache.get_or_compute(*REQUEST, answering("paid for twice")).content == "renewed"

@@ -103,6 +103,7 @@ class Flight:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """What runs in this context meanwhile belongs to this computation."""
+        self._thread = threading.get_ident()  # blocking callers' renewals have a thread of their own
         before = _under.set(_under.get() | {self.token})
         try:
             yield
