@@ -161,6 +161,13 @@ class LoopPacemaker(Pacemaker):
             found = loop.__dict__.setdefault(_PACEMAKER, cls(loop))
         return found
 
+    @staticmethod
+    def end_in(loop: asyncio.AbstractEventLoop) -> None:
+        """A loop of ours is about to close its connections: nothing beats in it any more."""
+        found = cast("LoopPacemaker | None", loop.__dict__.get(_PACEMAKER))
+        if found is not None:
+            found.end()
+
     def _wake_at(self, due: float) -> None:
         try:
             running = asyncio.get_running_loop()
@@ -186,10 +193,12 @@ class LoopPacemaker(Pacemaker):
         self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._beat, context=self._context)
 
     def end(self) -> None:
-        """The loop is shutting down: a beat now would connect anew, and leave the connection behind."""
+        """The loop is shutting down: a beat now, or its retry, would connect anew, and leave the connection behind."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def _beat(self) -> None:
         self._timer = None
@@ -204,8 +213,9 @@ class LoopPacemaker(Pacemaker):
             self._set_timer(again_at)
 
     async def _keep_up(self, pulse: _Pulse) -> None:
-        await pulse.perform()
-        if not pulse.stopped:
+        if not self._over:
+            await pulse.perform()
+        if not (pulse.stopped or self._over):
             self._await(pulse)
 
 

@@ -23,6 +23,7 @@ from ractogateway.redis.transport import endpoint as endpoints
 from ractogateway.redis.transport import links
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
+from ractogateway.redis.transport.heartbeats import LoopPacemaker
 from ractogateway.redis.transport.link import Link
 
 _EXIT_SECONDS = 2.0
@@ -152,6 +153,7 @@ class LoopThread:
         finally:
             self._ended = True
             try:
+                LoopPacemaker.end_in(self.loop)
                 self.loop.run_until_complete(links.close_links(self.loop))
                 self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             finally:
