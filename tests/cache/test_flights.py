@@ -19,6 +19,7 @@ from ractogateway.errors import InvalidTypeError, StoreTimeout
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 from ractogateway.redis._cache import flights
+from ractogateway.redis._cache.checks import tag_id_of
 from ractogateway.redis._cache.store import AnswerStore
 
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
@@ -424,3 +425,32 @@ def test_a_forked_child_computes_for_itself(any_server):
         any_server.url,
     )
     assert told.split() == ["parent", "child"]
+
+
+def test_tags_of_an_entry_and_of_a_lease_are_checked_together(any_server):
+    """A caller who knows neither is told of one after the other, and has to check both: else it never waits."""
+
+    async def main() -> None:
+        here, there = (AsyncRedisExactCache(url=any_server.url, ttl_seconds=60) for _ in range(2))
+        request = ("tags of two kinds", "", "model", 0.0, 10)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def compute() -> LLMResponse:
+            begun.set()
+            await go_on.wait()
+            return LLMResponse(content="the leader's")
+
+        async def own() -> LLMResponse:
+            return LLMResponse(content="computed in vain")
+
+        await here.put(*request, LLMResponse(content="overtaken"), tags=["of the entry"])
+        await here._store.forget_tag(tag_id_of("of the entry"))  # dead, and not deleted yet
+        leader = asyncio.create_task(here.get_or_compute(*request, compute, tags=["of the lease"]))
+        await begun.wait()
+        waiter = asyncio.create_task(there.get_or_compute(*request, own))
+        done, _ = await asyncio.wait([waiter], timeout=0.3)
+        assert not done, "it did not wait for the lease"
+        go_on.set()
+        assert [(await task).content for task in (leader, waiter)] == ["the leader's"] * 2
+
+    asyncio.run(main())
