@@ -1,5 +1,9 @@
 """Code blocks of Markdown files, run as a reader would run them: pasted into a script, against a server on
-localhost:6379."""
+localhost:6379, with stand-ins for the providers.
+
+A block that begins with ``# from <path>`` is not run: it is an excerpt of that file, to the letter. One that consists
+of a line ``--8<-- "<path>"`` is that file, once the site is built.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from servers import Server, valkey9
+from wire_endpoints import AnthropicEndpoint, GoogleEndpoint
 
-__all__ = ["Block", "blocks", "documented_server", "run_script"]
+from ractogateway._demo.endpoint import StandInEndpoint
+
+__all__ = [
+    "Block",
+    "blocks",
+    "documented_server",
+    "keeps_its_promises",
+    "provider_stand_ins",
+    "run_script",
+]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _DOCUMENTED = "localhost:6379"
+_INCLUDED = "--8<--"
+_EXCERPT = re.compile(r"# from (\S+)\n")
+_PROMISE = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -27,12 +45,56 @@ class Block(NamedTuple):
     line: int
     code: str
 
+    @property
+    def is_included(self) -> bool:
+        """Whether it stands for a whole file, which has tests of its own."""
+        return self.code.startswith(_INCLUDED)
+
+    @property
+    def excerpt(self) -> tuple[str, str] | None:
+        """The path of the file that it is a part of, and that part; None if it is a program."""
+        said = _EXCERPT.match(self.code)
+        return None if said is None else (said[1], self.code[said.end() :])
+
+    @property
+    def is_program(self) -> bool:
+        return not self.is_included and self.excerpt is None
+
 
 def blocks(document: Path, language: str) -> list[Block]:
     """All blocks of one language, in order."""
     text = document.read_text("utf-8")
     found = [Block(match[1], text.count("\n", 0, match.start(2)) + 1, match[2]) for match in _BLOCK.finditer(text)]
     return [block for block in found if block.language == language]
+
+
+def keeps_its_promises(code: str, printed: list[str]) -> None:
+    """Every line ``print(…)  # …`` printed what it says: to the letter, or a number near the one after ``about``."""
+    promised = _PROMISE.findall(code)
+    assert len(printed) == len(promised), printed
+    for real, said in zip(printed, promised, strict=True):
+        if said.startswith("about "):
+            assert float(real) == pytest.approx(float(said.removeprefix("about ")), rel=0.1)
+        else:
+            assert real == said
+
+
+@contextlib.contextmanager
+def provider_stand_ins() -> Iterator[dict[str, str]]:
+    """What stands for the providers: the environment that leads the official SDKs there."""
+    with (
+        StandInEndpoint(api_key="a key") as endpoint,
+        AnthropicEndpoint(api_key="a key") as anthropic,
+        GoogleEndpoint(api_key="a key") as google,
+    ):
+        yield {
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "a key",
+            "ANTHROPIC_BASE_URL": anthropic.base_url,
+            "ANTHROPIC_API_KEY": "a key",
+            "GOOGLE_GEMINI_BASE_URL": google.base_url,
+            "GEMINI_API_KEY": "a key",
+        }
 
 
 @contextlib.contextmanager

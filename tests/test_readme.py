@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from code_blocks import Block, blocks, documented_server, run_script
+from code_blocks import Block, blocks, documented_server, keeps_its_promises, provider_stand_ins, run_script
 from servers import Server
-from wire_endpoints import AnthropicEndpoint, GoogleEndpoint
 
-from ractogateway._demo.endpoint import StandInEndpoint
 from ractogateway.errors import InvalidValueError
 from ractogateway.redis import RedisOptions, RedisRateLimiter, chat_memory, exact_cache, rate_limiter
 from ractogateway.redis.config import DEFAULT_URL, URL_VARIABLE
@@ -21,11 +19,10 @@ from ractogateway.redis.scripts.limiter_calls import LOG_ENTRIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PYTHON = blocks(README, "python")
+PYTHON = [block for block in blocks(README, "python") if block.is_program]
+EXCERPTS = [block.excerpt for block in blocks(README, "python") if block.excerpt]
 SHELL = blocks(README, "bash")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-_PRINTS = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -36,34 +33,21 @@ def localhost() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[dict[str, str]]:
-    """What stands for the providers: the environment that leads the official SDKs there."""
-    with (
-        StandInEndpoint(api_key="a key") as endpoint,
-        AnthropicEndpoint(api_key="a key") as anthropic,
-        GoogleEndpoint(api_key="a key") as google,
-    ):
-        yield {
-            "OPENAI_BASE_URL": endpoint.base_url,
-            "OPENAI_API_KEY": "a key",
-            "ANTHROPIC_BASE_URL": anthropic.base_url,
-            "ANTHROPIC_API_KEY": "a key",
-            "GOOGLE_GEMINI_BASE_URL": google.base_url,
-            "GEMINI_API_KEY": "a key",
-        }
+    with provider_stand_ins() as environment:
+        yield environment
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
 def test_every_block_runs_and_prints_what_it_says(block, localhost, model, tmp_path):
     localhost.flush()
     printed = run_script(block.code, localhost, tmp_path, model)
-    promised = _PRINTS.findall(block.code)
-    assert promised, "a block that promises nothing proves nothing"
-    assert len(printed) == len(promised)
-    for real, said in zip(printed, promised, strict=True):
-        if said.startswith("about "):
-            assert float(real) == pytest.approx(float(said.removeprefix("about ")), rel=0.1)
-        else:
-            assert real == said
+    assert printed, "a block that promises nothing proves nothing"
+    keeps_its_promises(block.code, printed)
+
+
+@pytest.mark.parametrize(("path", "code"), EXCERPTS, ids=[path for path, _ in EXCERPTS])
+def test_every_excerpt_is_one(path, code):
+    assert code in (ROOT / path).read_text()
 
 
 def test_a_wrong_promise_would_be_noticed(localhost, tmp_path):
@@ -107,11 +91,13 @@ def test_the_changelog_knows_this_version():
 
 
 def test_the_numbers_are_those_of_the_code():
-    text = " ".join(README.read_text().split())
+    guides = ("outages", "guarantees", "servers")
+    pages = [README, *(ROOT / "docs" / "guide" / f"{name}.md" for name in guides)]
+    readme, text = README.read_text(), " ".join(" ".join(page.read_text() for page in pages).split())
     for tool in (exact_cache, rate_limiter, chat_memory):
         connected, connecting = f"{tool._LIMITS.connected:g} s", f"{tool._LIMITS.connecting:g} s"
         promised = connected if connected == connecting else f"{connected}, {connecting} while it connects"
-        assert f"| {promised} |" in text
+        assert f"| {promised} |" in readme
     options = RedisOptions()
     assert f"After {options.breaker_failures} failed calls in a row" in text
     assert f"does not try for {options.breaker_seconds:g} s" in text
