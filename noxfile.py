@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "tests", "wheel"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "wheel"]
 nox.options.reuse_existing_virtualenvs = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -93,6 +93,13 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-I", str(smoke_test), "bare")
         session.install(f"{built}[openai,anthropic,google,embedded]")
         session.run("python", "-I", str(smoke_test), "full")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in `site/`; a link that leads nowhere is an error. `-- serve` shows it instead."""
+    session.install(*group("docs"))
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
