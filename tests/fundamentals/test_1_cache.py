@@ -1,7 +1,7 @@
 """The exact cache, one idea at a time. Read from top to bottom.
 
 A cached answer may be given only to a request that is the same in every respect. These tests show what a request is,
-what a hit looks like, and how entries end.
+what a hit looks like, how entries end, how a crowd of callers asks the model once, and what else a cache can do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from servers import wait_until
 
 from ractogateway import LLMResponse
 from ractogateway.cache import ExactMatchCache
-from ractogateway.messages import Usage
+from ractogateway.messages import FinishReason, Usage
 from ractogateway.redis import CacheRequest, RedisExactCache
 
 # user message, system prompt, model, temperature, max tokens
@@ -100,15 +100,6 @@ def test_namespaces_share_nothing(any_server):
     assert len(blue) == 1
 
 
-def test_without_redis_there_is_the_same_cache_for_one_process():
-    cache = ExactMatchCache(max_size=2, ttl_seconds=60)
-    for question in ("first", "second", "third"):
-        cache.put(question, *REQUEST[1:], ANSWER)
-    assert cache.get("first", *REQUEST[1:]) is None, "the one that was used least recently had to go"
-    assert cache.get("third", *REQUEST[1:]).cached
-    assert (len(cache), cache.stats.hits, cache.stats.misses) == (2, 1, 1)
-
-
 def test_get_or_compute_asks_the_model_only_where_there_is_no_answer(cache):
     asked = []
 
@@ -137,6 +128,30 @@ def test_of_many_who_ask_at_the_same_time_one_computes(cache):
     assert all(answer.content == "Paris." for answer in answers)
 
 
+def test_an_error_reaches_its_own_caller_and_the_next_one_computes(cache):
+    def fail() -> LLMResponse:
+        raise RuntimeError("the model is out")
+
+    with pytest.raises(RuntimeError, match="the model is out"):
+        cache.get_or_compute(*REQUEST, fail)
+    assert cache.get_or_compute(*REQUEST, lambda: ANSWER).content == "Paris."
+
+
+def test_an_answer_that_was_cut_short_is_returned_and_not_stored(cache):
+    cut_short = LLMResponse(content="Par", finish_reason=FinishReason.LENGTH)
+    assert cache.get_or_compute(*REQUEST, lambda: cut_short).content == "Par"
+    assert cache.get(*REQUEST) is None
+
+
+def test_what_was_invalidated_while_it_was_computed_is_not_stored(cache):
+    def compute() -> LLMResponse:
+        cache.invalidate(*REQUEST)  # somebody finds out that the old answer was wrong
+        return ANSWER
+
+    assert cache.get_or_compute(*REQUEST, compute).content == "Paris."
+    assert cache.get(*REQUEST) is None
+
+
 def test_a_tag_forgets_what_belongs_together(cache):
     cache.put(*REQUEST, ANSWER, tags=["atlas"])
     cache.put("What is 1 + 1?", "", "gpt-4o", 0.0, 16, LLMResponse(content="2"), tags=["sums"])
@@ -151,7 +166,26 @@ def test_several_requests_take_one_round_trip(cache):
     assert [answer is not None for answer in cache.get_many(questions)] == [True, True, False]
 
 
-def test_a_near_cache_keeps_copies_in_this_process_and_never_old_ones(any_server):
+def test_a_near_cache_answers_without_asking_redis(any_server):
+    cache = RedisExactCache(url=any_server.url, ttl_seconds=60, near_cache_entries=100)
+    cache.put(*REQUEST, ANSWER)
+
+    def asked_redis() -> bool:
+        before = reads_of(any_server)
+        assert cache.get(*REQUEST).content == "Paris."
+        return reads_of(any_server) > before
+
+    assert asked_redis(), "the first time, there is no copy yet"
+    wait_until(lambda: not asked_redis(), what="a hit from this process's own memory")
+
+
+def reads_of(server) -> int:
+    with server.client() as client:
+        told = client.info("commandstats")
+    return sum(told.get(f"cmdstat_{command}", {"calls": 0})["calls"] for command in ("get", "mget", "evalsha"))
+
+
+def test_a_near_cache_never_keeps_what_was_written_over(any_server):
     here = RedisExactCache(url=any_server.url, ttl_seconds=60, near_cache_entries=100)
     elsewhere = RedisExactCache(url=any_server.url, ttl_seconds=60)
     elsewhere.put(*REQUEST, ANSWER)
@@ -166,3 +200,12 @@ def test_stats_count_for_this_object_and_for_the_fleet(cache, any_server):
     assert (cache.stats.hits, cache.stats.saved_tokens) == (1, 14)
     other = RedisExactCache(url=any_server.url, ttl_seconds=60)
     assert (other.stats.hits, other.stats.fleet.hits) == (0, 1)
+
+
+def test_without_redis_there_is_the_same_cache_for_one_process():
+    cache = ExactMatchCache(max_size=2, ttl_seconds=60)
+    for question in ("first", "second", "third"):
+        cache.put(question, *REQUEST[1:], ANSWER)
+    assert cache.get("first", *REQUEST[1:]) is None, "the one that was used least recently had to go"
+    assert cache.get("third", *REQUEST[1:]).cached
+    assert (len(cache), cache.stats.hits, cache.stats.misses) == (2, 1, 1)

@@ -12,7 +12,7 @@ import pytest
 from servers import wait_until
 
 from ractogateway.errors import RateLimitExceeded
-from ractogateway.redis import RateLimitConfig, RateLimitParent, RedisOptions, RedisRateLimiter
+from ractogateway.redis import BudgetLeases, RateLimitConfig, RateLimitParent, RedisOptions, RedisRateLimiter
 
 
 @pytest.fixture
@@ -129,11 +129,23 @@ def test_so_many_may_be_under_way_at_one_time(any_server):
     assert limiter.reserve("u-42", 100).decision.allowed
 
 
+def test_several_operations_take_one_round_trip(limiter):
+    decisions = limiter.consume_many([("u-42", 3_000), ("u-42", 3_000), ("u-43", 3_000)])
+    assert sorted(decision.allowed for decision in decisions) == [False, True, True]
+
+
 def test_who_waits_is_served_as_soon_as_the_budget_allows(any_server):
     config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.1)
     limiter = RedisRateLimiter(url=any_server.url, config=config)
     limiter.consume("u-42", 100)
     assert limiter.wait("u-42", 100, timeout_seconds=5.0).allowed
+
+
+def test_a_busy_process_may_spend_slices_and_the_budget_holds(any_server):
+    config, leases = RateLimitConfig(max_tokens_per_minute=1_000), BudgetLeases(share=0.1)
+    replicas = [RedisRateLimiter(url=any_server.url, config=config, budget_leases=leases) for _ in range(2)]
+    admitted = sum(replicas[number % 2].check_and_consume("u-42", 10) for number in range(200))
+    assert 0 < 10 * admitted <= 1_000
 
 
 def test_reset_gives_the_budget_back(limiter):

@@ -61,6 +61,17 @@ def test_a_tool_result_never_loses_its_call(memory):
     assert memory.get_history("c") == turn(2) + turn(3), "no half of it is left behind"
 
 
+def test_a_result_in_a_user_message_starts_no_turn(memory):
+    asking = [  # Anthropic's shape: results have the role of the user
+        {"role": "user", "content": "What is the weather?"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "Rain."}]},
+        {"role": "assistant", "content": "It rains."},
+    ]
+    memory.extend("c", turn(1) + asking)
+    assert memory.get_history("c", last=1) == asking, "all four of them are the last turn"
+
+
 def test_system_messages_stay_in_front(memory):
     memory.extend("c", turn(1))
     memory.append("c", "system", "Be kind.")
@@ -117,12 +128,42 @@ def test_a_copy_is_kept_up_to_date_by_what_changed(memory):
     assert memory.get_changes("c", seen).messages == turn(2)
 
 
+def test_a_long_history_is_read_page_by_page_from_its_end(any_server):
+    memory = RedisChatMemory(url=any_server.url)
+    memory.extend("c", turn(1) + turn(2) + turn(3))
+    newest = memory.get_page("c", limit=2)
+    before = memory.get_page("c", limit=10, before=newest.before)
+    assert newest.messages == turn(3)
+    assert (before.messages, before.before) == (turn(1) + turn(2), None)
+
+
+def test_the_newest_message_can_be_taken_back(memory):
+    memory.extend("c", turn(1))
+    assert memory.pop("c") == {"role": "assistant", "content": "A1"}
+    assert memory.count("c") == 1
+
+
+def test_a_history_can_be_replaced_by_another_one(memory):
+    memory.extend("c", turn(1) + turn(2))
+    memory.replace("c", turn(3))
+    assert memory.get_history("c") == turn(3)
+
+
 def test_a_bound_in_tokens_drops_whole_turns_too(any_server):
     config = ChatMemoryConfig(max_tokens=5, count_tokens=lambda message: len(message["content"].split()))
     memory = RedisChatMemory(url=any_server.url, config=config)
     memory.extend("c", [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "three"}])
     memory.append("c", "user", "four five six")
     assert [message["content"] for message in memory.get_history("c")] == ["four five six"]
+
+
+def test_what_must_not_be_kept_is_taken_out_before_it_is_written(any_server):
+    def redact(message):
+        return {**message, "content": message["content"].replace("1234", "****")}
+
+    memory = RedisChatMemory(url=any_server.url, config=ChatMemoryConfig(redact=redact))
+    memory.append("c", "user", "My code is 1234.")
+    assert memory.get_history("c")[0]["content"] == "My code is ****."
 
 
 def test_what_is_trimmed_can_be_summarised(any_server):
