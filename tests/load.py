@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from faces import Maker
-from probing import async_port, blocking_port, get, put
+from probing import async_port, blocking_port, get, get_wordily, put
 
 from ractogateway.errors import StoreUnavailable
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
-from ractogateway.redis.transport import Call, Port, drive, plain_call
+from ractogateway.redis.transport import Port, drive
 
 __all__ = ["BUDGET", "Load", "Writer"]
 
@@ -25,14 +25,6 @@ _OPTIONS = RedisOptions(timeout_seconds=1.0)
 _JOIN_SECONDS = 30.0
 _HASTY_SECONDS = 0.001
 """The time limit of calls whose callers are meant to give up while the reply is on its way."""
-
-
-_MANY = 100
-"""Words of a command that does not wait for the end of the tick once there are a few of them."""
-
-
-def _get_wordily(key: bytes) -> Call[list[bytes | None]]:
-    return plain_call(b"MGET", (key,) * _MANY, (), list, replay_safe=True)
 
 
 class Load:
@@ -118,7 +110,7 @@ class Load:
                 elif what < 0.8:
                     self._check(await port.run(get(key)), possible[key])
                 elif what < 0.9:
-                    (reply,) = set(await port.run(_get_wordily(key)))
+                    (reply,) = set(await port.run(get_wordily(key)))
                     self._check(reply, possible[key])
                 else:
                     some = choose.sample(keys, min(len(keys), 4))

@@ -41,6 +41,7 @@ __all__ = [
     "echo",
     "finish_script",
     "get",
+    "get_wordily",
     "incr",
     "outcome",
     "own_server",
@@ -61,6 +62,11 @@ def echo(payload: bytes) -> Call[bytes]:
 
 def get(key: bytes) -> Call[bytes | None]:
     return plain_call(b"GET", (key,), (), lambda reply: reply, replay_safe=True)
+
+
+def get_wordily(key: bytes) -> Call[list[bytes | None]]:
+    """`get` a hundred times: a few such commands do not wait for the end of the tick."""
+    return plain_call(b"MGET", (key,) * 100, (), list, replay_safe=True)
 
 
 def put(key: bytes, value: bytes) -> Call[Any]:
