@@ -33,6 +33,7 @@ from ractogateway.redis.transport import (
 )
 
 __all__ = [
+    "AT_ONCE_SECONDS",
     "Callers",
     "Outcome",
     "Watch",
@@ -105,6 +106,10 @@ def run_many(port: Port, *calls: Call[Any]) -> list[Any]:
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
+
+
+AT_ONCE_SECONDS = 4.0
+"""What ends before this did not wait for the five seconds of `Callers`, however busy the machine is."""
 
 
 class Watch:
