@@ -14,8 +14,6 @@ nox.options.reuse_existing_virtualenvs = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 ONE_SERVER = "valkey9"  # the differences between servers are the business of `tests`
-# Tests that watch the clock, or start many processes; the others share the machine two at a time.
-ALONE = [f"tests/{name}" for name in ("cache", "limiter", "memory", "transport", "transport_topologies")]
 TOGETHER = ("-n", "2", "--dist", "loadscope")
 TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
@@ -36,11 +34,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite, against every server at hand."""
     session.install(".[all]", *group("tests"))
-    if session.posargs:
-        session.run("pytest", *session.posargs)
-    else:
-        session.run("pytest", *TOGETHER, *(f"--ignore={folder}" for folder in ALONE))
-        session.run("pytest", *ALONE)
+    session.run("pytest", *(session.posargs or TOGETHER))
 
 
 @nox.session(python=PYTHONS)
@@ -49,7 +43,7 @@ def pythons(session: nox.Session) -> None:
     session.install(".[all]", *group("tests"))
     session.run("pytest", *TOGETHER, "tests/unit", "tests/kits", "-q", *session.posargs)
     session.run("pytest", *TOGETHER, "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
-    session.run("pytest", *TRANSPORT, "-q", *session.posargs)
+    session.run("pytest", *TOGETHER, *TRANSPORT, "-q", *session.posargs)
 
 
 @nox.session
@@ -58,7 +52,7 @@ def redis_py(session: nox.Session, version: str) -> None:
     """What touches Redis, on every supported major release of redis-py."""
     session.install(".[all]", f"redis[hiredis]=={version}", *group("tests"))
     session.run("pytest", *TOGETHER, "tests/contract", "-k", ONE_SERVER, "-q", *session.posargs)
-    session.run("pytest", *TRANSPORT, "-q", *session.posargs)
+    session.run("pytest", *TOGETHER, *TRANSPORT, "-q", *session.posargs)
 
 
 @nox.session

@@ -5,8 +5,9 @@ Importing this package needs no extra and loads nothing heavy: its parts are loa
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ractogateway._lazy import lazily
 
 if TYPE_CHECKING:
     from ractogateway import (
@@ -41,23 +42,21 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
-    "ChatConfig": "messages",
-    "LLMResponse": "messages",
-    "Message": "messages",
-    "RactoGatewayError": "errors",
-    "RactoPrompt": "prompts",
-}
-_PACKAGES = frozenset(__all__) - frozenset(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(f"ractogateway.{_HOME_OF[name]}"), name)
-    if name in _PACKAGES:
-        return importlib.import_module(f"ractogateway.{name}")
-    raise AttributeError(f"module 'ractogateway' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "ChatConfig": "messages",
+        "LLMResponse": "messages",
+        "Message": "messages",
+        "RactoGatewayError": "errors",
+        "RactoPrompt": "prompts",
+        "anthropic_developer_kit": "",
+        "cache": "",
+        "errors": "",
+        "google_developer_kit": "",
+        "messages": "",
+        "openai_developer_kit": "",
+        "prompts": "",
+        "redis": "",
+    },
+)

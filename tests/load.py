@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from faces import Maker
-from probing import async_port, blocking_port, get, put
+from probing import async_port, blocking_port, get, get_wordily, put
 
 from ractogateway.errors import StoreUnavailable
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
@@ -107,8 +107,11 @@ class Load:
                     if not self._lossy:
                         possible[key] = {value}
                     self._count()
-                elif what < 0.9:
+                elif what < 0.8:
                     self._check(await port.run(get(key)), possible[key])
+                elif what < 0.9:
+                    (reply,) = set(await port.run(get_wordily(key)))
+                    self._check(reply, possible[key])
                 else:
                     some = choose.sample(keys, min(len(keys), 4))
                     for one, reply in zip(some, await port.run_many([get(one) for one in some]), strict=True):

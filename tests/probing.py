@@ -33,6 +33,7 @@ from ractogateway.redis.transport import (
 )
 
 __all__ = [
+    "AT_ONCE_SECONDS",
     "Callers",
     "Outcome",
     "Watch",
@@ -41,6 +42,7 @@ __all__ = [
     "echo",
     "finish_script",
     "get",
+    "get_wordily",
     "incr",
     "outcome",
     "own_server",
@@ -61,6 +63,11 @@ def echo(payload: bytes) -> Call[bytes]:
 
 def get(key: bytes) -> Call[bytes | None]:
     return plain_call(b"GET", (key,), (), lambda reply: reply, replay_safe=True)
+
+
+def get_wordily(key: bytes) -> Call[list[bytes | None]]:
+    """`get` a hundred times: a few such commands do not wait for the end of the tick."""
+    return plain_call(b"MGET", (key,) * 100, (), list, replay_safe=True)
 
 
 def put(key: bytes, value: bytes) -> Call[Any]:
@@ -99,6 +106,10 @@ def run_many(port: Port, *calls: Call[Any]) -> list[Any]:
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
+
+
+AT_ONCE_SECONDS = 4.0
+"""What ends before this did not wait for the five seconds of `Callers`, however busy the machine is."""
 
 
 class Watch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from ractogateway._checks import check_count, check_id, check_position, check_revision, check_role, check_text
 from ractogateway.errors import InvalidTypeError
@@ -327,7 +327,7 @@ class AsyncRedisChatMemory(Core):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(config={self._config!r})"
 
-    def _share_state_of(self, other: AsyncRedisChatMemory) -> None:
+    def _share_state_of(self, other: Self) -> None:
         """Counts are those of both."""
         self._store.share_counters(other._store)
 

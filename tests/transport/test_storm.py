@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from probing import async_port, blocking_port, echo, get, put, run, run_many
+from probing import async_port, blocking_port, echo, get, get_wordily, put, run, run_many
 from proxy import Proxy
 from servers import Server
 
@@ -103,6 +103,8 @@ async def awaiting_caller(requests: Requests, port: Port, hasty: list[Port], tal
                 tally.gave_up(error)
         elif fate < 0.4:
             tally.check(await port.run_many([echo(token), get(requests.key)]), [token, requests.value])
+        elif fate < 0.5:
+            tally.check(set(await port.run(get_wordily(requests.key))), {requests.value})
         elif fate < 0.6:
             tally.check(await port.run(get(requests.key)), requests.value)
         else:

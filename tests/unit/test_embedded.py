@@ -93,13 +93,13 @@ def running(script: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 class TestOneServer:
-    def test_is_ready_in_less_than_a_second(self) -> None:
+    def test_is_ready_soon(self) -> None:
         started = time.perf_counter()
         url = embedded_url()
         took = time.perf_counter() - started
         with client(url) as connected:
             assert connected.ping()
-        assert took < 1.0
+        assert took < 8.0, "the start takes a fifth of a second on an idle machine"
 
     def test_is_the_same_for_every_caller(self) -> None:
         with ThreadPoolExecutor(16) as pool:

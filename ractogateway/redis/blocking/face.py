@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
 from ractogateway.redis._blocking_in_loop import check_running_loop
-from ractogateway.redis.chat_memory import AsyncRedisChatMemory
-from ractogateway.redis.exact_cache import AsyncRedisExactCache
-from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
+from ractogateway.redis._core import Core
 from ractogateway.redis.transport import drive
 
-Core = TypeVar("Core", AsyncRedisExactCache, AsyncRedisRateLimiter, AsyncRedisChatMemory)
+C = TypeVar("C", bound=Core)
 T = TypeVar("T")
 
 
-class Face(Generic[Core]):
+class Face(Generic[C]):
     """A core behind blocking methods, and its awaitable twin."""
 
-    _driven: type[Core]
-    _awaited: type[Core]
+    _driven: Callable[..., C]
+    _awaited: Callable[..., C]
 
     def __init__(self, url: str | None, client: Any, **settings: Any) -> None:
-        self._core: Core = self._driven(url, client, **settings)
+        self._core: C = self._driven(url, client, **settings)
         self._arguments = (url, client, settings)
 
     @cached_property
-    def aio(self) -> Core:
+    def aio(self) -> C:
         """The same tool for ``await``, from any event loop; calls over a given blocking client use worker threads."""
         url, client, settings = self._arguments
-        twin: Core = self._awaited(url, client, **settings)
+        twin: C = self._awaited(url, client, **settings)
         twin._share_state_of(self._core)  # noqa: SLF001 - the two are one object to the user
         return twin
 

@@ -19,7 +19,7 @@ from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort, as_words, perform_with_client
 from ractogateway.redis.transport.endpoint import Endpoint
-from ractogateway.redis.transport.exchange import Exchange, SentExchange
+from ractogateway.redis.transport.exchange import UNANSWERED, Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint, link_for
@@ -229,8 +229,10 @@ class _FutureExchange(Exchange):
     __slots__ = ("ended",)
 
     def __init__(self, commands: Sequence[Command], deadline: float, ended: asyncio.Future[None]) -> None:
-        super().__init__(commands, deadline)
-        self.ended = ended
+        # As the base does; spelled out, for one is made with every command.
+        self.commands, self.deadline, self.ended = commands, deadline, ended
+        self.replies = [UNANSWERED] * len(commands)
+        self.failure, self.sent, self.abandoned = None, False, False
 
     def finish(self, failure: RactoGatewayError | None = None) -> None:
         self.failure = failure
