@@ -8,12 +8,12 @@ from contextlib import aclosing, suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from chat_service import ChatService, Turn, refusal_of
+from chat_service import ChatService, Question, Turn, refusal_of
+from pydantic import ValidationError
 
 from ractogateway.errors import RactoGatewayError
 
 CHAT = web.AppKey("chat", ChatService)
-LONGEST = 20_000
 
 
 async def open_chat(app: web.Application) -> AsyncIterator[None]:
@@ -31,10 +31,11 @@ async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 async def begin(request: web.Request) -> Turn:
-    text = (await request.json())["text"]
-    if not isinstance(text, str) or not 0 < len(text) <= LONGEST:
-        raise web.HTTPUnprocessableEntity
-    return await request.app[CHAT].begin(user_of(request), request.match_info["conversation"], text)
+    try:
+        question = Question.model_validate_json(await request.read())
+    except ValidationError:
+        raise web.HTTPUnprocessableEntity from None
+    return await request.app[CHAT].begin(user_of(request), request.match_info["conversation"], question.text)
 
 
 def user_of(request: web.Request) -> str:

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple, Self
 
+from pydantic import BaseModel, Field
+
 from ractogateway import ChatConfig, LLMResponse, RactoPrompt
 from ractogateway.errors import (
     InvalidTypeError,
@@ -38,6 +40,12 @@ from ractogateway.redis import (
 
 ANSWER_TOKENS = 500
 BYTES_PER_TOKEN = 4  # a rule of thumb for the estimate; what is charged in the end is what the provider counts
+
+
+class Question(BaseModel):
+    """What a user sends."""
+
+    text: str = Field(min_length=1, max_length=20_000)
 
 
 class ChatService:

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated
 
-from chat_service import ChatService, Turn, refusal_of
+from chat_service import ChatService, Question, Turn, refusal_of
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from ractogateway.errors import RactoGatewayError
@@ -31,10 +30,6 @@ def _chat(request: Request) -> ChatService:
 
 Chat = Annotated[ChatService, Depends(_chat)]
 User = Annotated[str, Header(alias="X-User-Id", min_length=1)]  # whoever your authentication says it is
-
-
-class Question(BaseModel):
-    text: str = Field(min_length=1, max_length=20_000)
 
 
 class EventStream(StreamingResponse):

@@ -125,10 +125,34 @@ def test_what_can_never_pass_is_not_asked_to_come_back(app, user):
     assert "Retry-After" not in refused.headers
 
 
-@pytest.mark.parametrize("body", [{"text": ""}, {"text": "x" * 20_001}])
-def test_a_question_out_of_bounds_is_refused(app, user, body):
-    refused = app.client.post("/conversations/c", json=body, headers={"X-User-Id": user})
-    assert refused.status_code == 422
+HOSTILE = {"empty": {"text": ""}, "long": {"text": "x" * 20_001}, "number": {"text": 1}, "nothing": {}, "list": []}
+
+
+@pytest.mark.parametrize("body", [*map(json.dumps, HOSTILE.values()), "{", ""], ids=[*HOSTILE, "no JSON", "no body"])
+def test_what_is_no_question_is_refused(app, model, user, body):
+    requests = model.requests
+    headers = {"X-User-Id": user, "Content-Type": "application/json"}
+    assert app.client.post("/conversations/c", content=body, headers=headers).status_code == 422
+    assert model.requests == requests
+
+
+def test_whoever_names_no_user_is_refused(app):
+    assert app.client.post("/conversations/c", json={"text": "Hello!"}).status_code in {401, 422}
+
+
+def test_a_model_that_refuses_is_an_error_that_tells_nothing(app, model, user, limiter):
+    model.api_key = "another one"
+    try:
+        whole = ask(app, user, f"Who is {user}?")
+        with streamed(app, user, f"Who is {user}?") as events:
+            (event,) = events
+    finally:
+        model.api_key = "a key"
+    assert whole.status_code == 502
+    assert whole.json() == {"detail": "The model did not answer."}
+    assert event == {"error": "The model did not answer."}
+    assert all_slots_are_free(limiter, user)
+    assert ask(app, user, f"Who is {user}?").status_code == 200, "nothing is stuck"
 
 
 def test_a_stream_brings_the_answer_in_pieces_and_keeps_it(app, model, user, limiter):
