@@ -75,7 +75,6 @@ class Delta(NamedTuple):
     """What `read_changes` answers. ``anew``: the entries are all there are."""
 
     revision: int
-    unchanged: bool
     anew: bool
     left: int
     entries: list[bytes]
@@ -281,7 +280,7 @@ def _window(reply: Any) -> Window:
 
 def _delta(reply: Any) -> Delta:
     revision, how, left, entries = reply
-    return Delta(revision, how == 0, how == 2, left, entries)  # noqa: PLR2004 - the numbers stand in changes.lua
+    return Delta(revision, how == 2, left, entries)  # noqa: PLR2004 - the numbers stand in changes.lua
 
 
 def _glance(reply: Any) -> Glance:
