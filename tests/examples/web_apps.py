@@ -54,7 +54,9 @@ class WebApp:
             if self._process.poll() is None:
                 return
             self.client.close()
-        raise AssertionError(self.output)
+            said = self.output
+            self._output.truncate(0)
+        raise AssertionError(said)
 
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
