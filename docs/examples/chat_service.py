@@ -101,7 +101,9 @@ class ChatService:
 
 
 class Turn:
-    """A question, and the answer to it. If it is left without one, the user keeps the charge and gets the slot back."""
+    """A question, and the answer to it. Left without one, the user gets the slot back and keeps the charge, unless the
+    provider said that it did nothing.
+    """
 
     def __init__(
         self,
@@ -122,8 +124,9 @@ class Turn:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        await self._reservation.__aexit__(*error)
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._give_back(error)
+        await self._reservation.__aexit__(kind, error, trace)
 
     async def answer(self) -> LLMResponse:
         """The whole answer, when it has been charged and remembered."""
@@ -142,7 +145,12 @@ class Turn:
                     elif chunk.delta:
                         yield event(delta=chunk.delta)
         except RactoGatewayError as error:  # the status line has left: only an event can tell
+            await self._give_back(error)
             yield event(error=refusal_of(error).detail)
+
+    async def _give_back(self, error: BaseException | None) -> None:
+        if isinstance(error, ProviderError) and error.status is not None:  # what it answers so, it does not bill
+            await self._reservation.cancel()
 
     async def _keep(self, answer: LLMResponse) -> None:
         await self._reservation.settle(answer.usage.total_tokens)  # of a cached answer nothing is charged

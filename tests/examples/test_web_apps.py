@@ -152,6 +152,7 @@ def test_a_model_that_refuses_is_an_error_that_tells_nothing(app, model, user, l
     assert whole.json() == {"detail": "The model did not answer."}
     assert event == {"error": "The model did not answer."}
     assert all_slots_are_free(limiter, user)
+    assert limiter.get_remaining(user) == BUDGET, "what was not billed is not charged"
     assert ask(app, user, f"Who is {user}?").status_code == 200, "nothing is stuck"
 
 
