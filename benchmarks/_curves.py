@@ -28,7 +28,7 @@ class Curve:
 
     @property
     def of_speed(self) -> bool:
-        return self.parameter in RATES
+        return self.parameter in RATES and self.unit == "operations/s"
 
     @property
     def of(self) -> str:
@@ -40,7 +40,7 @@ class Curve:
 
     def slopes(self) -> list[float]:
         """The exponent of a power law through the points, fitted to each round by itself."""
-        invert = self.unit == "operations/s" and not self.of_speed
+        invert = self.of == "time" and self.unit == "operations/s"
         rounds = min(len(samples) for _, samples in self.points)
         sizes = [math.log(size) for size, _ in self.points]
         return [
@@ -54,12 +54,14 @@ def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return statistics.linear_regression(xs, ys).slope
 
 
-def family_of(case: str, size: float) -> str:
-    """The case with its size left open."""
-    for spelled in (f"{size:,}", f"{size:g}", str(size)):
-        pattern = rf"(?<![\d.,]){re.escape(spelled)}(?![\d.,]*\d)"
-        if re.search(pattern, case):
-            return re.sub(pattern, "n", case, count=1)
+def family_of(case: str, parameter: str, size: float) -> str:
+    """The case with its size left open: where the parameter's name follows it, else the first one of that size."""
+    word = {"kilobytes": "KB"}.get(parameter, parameter)
+    for after in (rf"(?= {re.escape(word)})", r"(?![\d.,]*\d)"):
+        for spelled in (f"{size:,}", f"{size:g}", str(size)):
+            pattern = rf"(?<![\d.,]){re.escape(spelled)}{after}"
+            if re.search(pattern, case):
+                return re.sub(pattern, "n", case, count=1)
     return case
 
 
@@ -68,7 +70,7 @@ def curves(figures: Iterable[Figure]) -> list[Curve]:
     found: dict[tuple[str, ...], Curve] = {}
     for each in figures:
         for parameter, size in each.get("parameters", {}).items():
-            family = family_of(each["case"], size)
+            family = family_of(each["case"], parameter, size)
             key = (each["benchmark"], family, each["subject"], parameter, each["unit"])
             found.setdefault(key, Curve(*key)).points.append((size, each["samples"]))
     for curve in found.values():

@@ -6,7 +6,7 @@ Their background is transparent, and no colour is near black or white. Everythin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,65 +61,85 @@ def draw_all(figures: Sequence[Figure], folder: Path) -> list[str]:
 def _save(draw: Callable[..., bool], figures: Sequence[Figure], lines: Sequence[Curve], path: Path) -> bool:
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
     try:
         drawn = draw(axes, figures, lines)
         if drawn:
+            _share_legend(figure, axes)
             figure.savefig(path, metadata={"Date": None, "Creator": None})
         return drawn
     finally:
         plt.close(figure)
 
 
-def _colours(subjects: Iterable[str]) -> dict[str, str]:
-    """Ours stands out, whatever it is called."""
-    rest = iter(THEIRS * 3)
-    colours = {}
-    for subject in subjects:
+def _share_legend(figure: Any, axes: Sequence[Any]) -> None:
+    """One legend below both panels, where it hides nothing; a panel without lines is taken out."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        own, labels = axis.get_legend_handles_labels()
+        handles |= {label: handle for handle, label in zip(own, labels, strict=True) if label not in handles}
+        if not own:
+            axis.axis("off")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+
+
+def _colour(subject: str, given: dict[str, str]) -> str:
+    """The same for a subject in both panels; ours stands out, whatever it is called."""
+    if subject not in given:
         ours = subject == "ractogateway" or subject.startswith(("ractogateway, url=", "AsyncRedis", "RedisExact"))
-        colours[subject] = OURS if ours and OURS not in colours.values() else next(rest)
-    return colours
+        theirs = sum(colour != OURS for colour in given.values())
+        given[subject] = OURS if ours else THEIRS[theirs % len(THEIRS)]
+    return given[subject]
 
 
-def _panel(axis: Any, lines: Sequence[Curve], benchmark: str, family: str, title: str) -> bool:
-    """Every subject of one family, over its parameter, both axes logarithmic."""
-    chosen = [line for line in lines if (line.benchmark, line.family) == (benchmark, family)]
-    for line, colour in zip(chosen, _colours(line.subject for line in chosen).values(), strict=True):
+def _panel(axis: Any, lines: Sequence[Curve], case: tuple[str, str], title: str, given: dict[str, str]) -> bool:
+    """Every subject of one family over its parameter, medians within the band of the rounds; logarithmic axes."""
+    chosen = [line for line in lines if (line.benchmark, line.family) == case]
+    for line in chosen:
+        colour = _colour(line.subject, given)
         sizes, medians = line.medians()
-        lowest = [median - min(samples) for median, (_, samples) in zip(medians, line.points, strict=True)]
-        highest = [max(samples) - median for median, (_, samples) in zip(medians, line.points, strict=True)]
+        lowest, highest = zip(*((min(samples), max(samples)) for _, samples in line.points), strict=True)
         width = 2.4 if colour == OURS else 1.3
-        axis.errorbar(
-            sizes, medians, (lowest, highest), color=colour, label=line.subject, linewidth=width, marker="o",
-            markersize=3, capsize=2,
-        )  # fmt: skip
+        axis.plot(sizes, medians, color=colour, label=line.subject, linewidth=width, marker="o", markersize=3)
+        axis.fill_between(sizes, lowest, highest, color=colour, alpha=0.2, linewidth=0)
     if chosen:
         axis.set(xscale="log", yscale="log", title=title)
         axis.set(xlabel=LABELS.get(chosen[0].parameter, chosen[0].parameter), ylabel=chosen[0].unit)
+        axis.minorticks_off()
         axis.grid(visible=True)
-        axis.legend()
     return bool(chosen)
 
 
-def throughput(axes: Any, _figures: Sequence[Figure], lines: Sequence[Curve]) -> bool:
-    left = _panel(axes[0], lines, "transport", "GET of 1 KB, n tasks", "GET of 1 KB by tasks that await")
-    right = _panel(axes[1], lines, "transport", "GET of 1 KB, n threads", "GET of 1 KB by threads that block")
-    return left or right
+Panel = tuple[tuple[str, str], str]
+"""(module, case with its size left open), title."""
+
+
+def pair(left: Panel, right: Panel) -> Callable[..., bool]:
+    """A drawing of two panels of curves."""
+
+    def draw(axes: Any, _figures: Sequence[Figure], lines: Sequence[Curve]) -> bool:
+        given: dict[str, str] = {}
+        drawn = [
+            _panel(axis, lines, case, title, given) for axis, (case, title) in zip(axes, (left, right), strict=True)
+        ]
+        return any(drawn)
+
+    return draw
 
 
 def latency(axes: Any, figures: Sequence[Figure], _lines: Sequence[Curve]) -> bool:
     """Percentiles on an axis that gives each further nine the same room."""
+    given: dict[str, str] = {}
     cases: dict[str, list[Figure]] = {}
     for each in figures:
         if each.get("kind") == "quantiles":
             cases.setdefault(each["case"], []).append(each)
     for axis, (case, subjects) in zip(axes, cases.items(), strict=False):
-        colours = _colours(each["subject"] for each in subjects)
         for each in subjects:
             count = len(each["samples"])
             shares = [(number + 1) / (count + 1) for number in range(count)]
             places = [-math.log10(1 - share) for share in shares]
-            colour = colours[each["subject"]]
+            colour = _colour(each["subject"], given)
             width = 2.4 if colour == OURS else 1.3
             # Every tenth up to the 90th, for the SVG's sake.
             kept = [number for number in range(count) if number % 10 == 0 or shares[number] > 0.9]  # noqa: PLR2004
@@ -128,20 +148,20 @@ def latency(axes: Any, figures: Sequence[Figure], _lines: Sequence[Curve]) -> bo
         axis.set(yscale="log", title=case, xlabel="percentile", ylabel="ms")
         ticks = [-math.log10(1 - percent / 100) for percent in PERCENTILES]
         axis.set_xticks(ticks, [f"{percent:g}" for percent in PERCENTILES])
+        axis.minorticks_off()
         axis.grid(visible=True)
-        axis.legend()
     return bool(cases)
 
 
 def worst_window(axes: Any, figures: Sequence[Figure], _lines: Sequence[Curve]) -> bool:
-    """One group of bars a limiter, one bar an attack; the second panel has the reading of it."""
+    """One group of bars a limiter, one bar an attack."""
     attacks: dict[str, dict[str, float]] = {}
     for each in figures:
         if each["benchmark"] == "limiter" and each["case"].startswith("worst window, "):
             attacks.setdefault(each["case"].removeprefix("worst window, "), {})[each["subject"]] = each["median"]
     if not attacks:
         return False
-    axis, legend = axes
+    axis, _ = axes
     names = list(next(iter(attacks.values())))[::-1]
     height = 0.8 / len(attacks)
     for number, (attack, worst) in enumerate(attacks.items()):
@@ -151,39 +171,32 @@ def worst_window(axes: Any, figures: Sequence[Figure], _lines: Sequence[Curve]) 
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="most admitted within one window, as a multiple of the limit", title="worst window by limiter")
     axis.grid(visible=True, axis="x")
-    legend.axis("off")
-    legend.legend(*axis.get_legend_handles_labels(), loc="center left", title="attack")
     return True
 
 
-def tokens(axes: Any, _figures: Sequence[Figure], lines: Sequence[Curve]) -> bool:
-    time, size = "server time of a charge of 1 % of n tokens", "bytes of a user who has spent half of n tokens"
-    left = _panel(axes[0], lines, "limiter_growth", time, "server time of a charge of 1 % of the budget")
-    right = _panel(axes[1], lines, "limiter_growth", size, "what Redis keeps of one user")
-    return left or right
-
-
-def messages(axes: Any, _figures: Sequence[Figure], lines: Sequence[Curve]) -> bool:
-    left = _panel(axes[0], lines, "memory_growth", "a turn appended to n messages", "a turn appended, one caller")
-    right = _panel(axes[1], lines, "memory_growth", "the last four of n messages", "the last four read, one caller")
-    return left or right
-
-
-def answers(axes: Any, _figures: Sequence[Figure], lines: Sequence[Curve]) -> bool:
-    title = "a whole cache hit by size of the answer"
-    left = _panel(axes[0], lines, "cache_growth", "a whole cache hit of n KB, 16 tasks", title)
-    title = "a whole cache hit by number of entries"
-    right = _panel(axes[1], lines, "cache_growth", "get of 1 KB beside n entries, 16 tasks", title)
-    return left or right
-
-
+THROUGHPUT = pair(
+    (("transport", "GET of 1 KB, n tasks"), "GET of 1 KB by tasks that await"),
+    (("transport", "GET of 1 KB, n threads"), "GET of 1 KB by threads that block"),
+)
+TOKENS = pair(
+    (("limiter_growth", "server time of a charge of 1 % of n tokens"), "server time of a charge of 1 % of the budget"),
+    (("limiter_growth", "bytes of a user who has spent half of n tokens"), "what Redis keeps of one user"),
+)
+ANSWERS = pair(
+    (("cache_growth", "a whole cache hit of n KB, 16 tasks"), "a whole cache hit by size of the answer"),
+    (("cache_growth", "get of 1 KB beside n entries, 16 tasks"), "a whole cache hit by number of entries"),
+)
+MESSAGES = pair(
+    (("memory_growth", "a turn appended to n messages"), "a turn appended, one caller"),
+    (("memory_growth", "the last four of n messages"), "the last four read, one caller"),
+)
 DRAWINGS: dict[str, Callable[..., bool]] = {
-    "throughput": throughput,
+    "throughput": THROUGHPUT,
     "latency": latency,
     "worst_window": worst_window,
-    "tokens": tokens,
-    "answers": answers,
-    "messages": messages,
+    "tokens": TOKENS,
+    "answers": ANSWERS,
+    "messages": MESSAGES,
 }
 CAPTIONS = {
     "throughput": "Throughput by number of tasks and threads",
