@@ -182,6 +182,8 @@ def _tables(result: Mapping[str, Any], figures: Sequence[Figure]) -> Iterator[st
             yield ""
             yield from _cases(own)
             yield "</details>"
+        else:
+            yield "It recorded no figures: what it found, it printed."
 
 
 def _cases(figures: Sequence[Figure]) -> Iterator[str]:
