@@ -48,7 +48,7 @@ async def ours(url: str) -> AsyncIterator[Open]:
 @contextlib.asynccontextmanager
 async def ours_by_client(url: str) -> AsyncIterator[Open]:
     config = ChatMemoryConfig(max_turns=MAX_TURNS, ttl_seconds=TTL_SECONDS)
-    async with redis.asyncio.Redis.from_url(url) as client:
+    async with redis.asyncio.Redis.from_url(url, max_connections=256) as client:
         memory = AsyncRedisChatMemory(client=client, config=config)
         yield lambda name: lambda: memory.extend(name, TURN)
 
@@ -56,7 +56,7 @@ async def ours_by_client(url: str) -> AsyncIterator[Open]:
 @contextlib.asynccontextmanager
 async def by_hand(url: str) -> AsyncIterator[Open]:
     texts = [json.dumps(message) for message in TURN]
-    async with redis.asyncio.Redis.from_url(url) as client:
+    async with redis.asyncio.Redis.from_url(url, max_connections=256) as client:
 
         async def say(name: str) -> None:
             pipe = client.pipeline(transaction=True)
@@ -69,7 +69,7 @@ async def by_hand(url: str) -> AsyncIterator[Open]:
 async def openai_agents(url: str) -> AsyncIterator[Open]:
     from agents.extensions.memory import RedisSession  # noqa: PLC0415 - a peer of the bench group
 
-    async with redis.asyncio.Redis.from_url(url) as client:
+    async with redis.asyncio.Redis.from_url(url, max_connections=256) as client:
 
         def opened(name: str) -> Say:
             session = RedisSession(name, redis_client=client, ttl=TTL_SECONDS)
@@ -101,7 +101,7 @@ async def llama_index(url: str) -> AsyncIterator[Open]:
     from llama_index.storage.chat_store.redis import RedisChatStore  # noqa: PLC0415
 
     turn = [ChatMessage(role=role, content=TEXT) for role in ("user", "assistant")]
-    async with redis.asyncio.Redis.from_url(url) as client:
+    async with redis.asyncio.Redis.from_url(url, max_connections=256) as client:
         store = RedisChatStore(aredis_client=client, redis_url=url, ttl=TTL_SECONDS)
 
         async def say(name: str) -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 import redis
@@ -94,6 +93,7 @@ def redis_client(url: str, stack: contextlib.AsyncExitStack, connections: int | 
 
 
 def get_call(key: bytes):
+    """Made for every call, as others put their commands together for every call."""
     return plain_call(b"GET", (key,), (), lambda reply: reply, replay_safe=True)
 
 
@@ -111,8 +111,7 @@ async def clients(url: str, stack: contextlib.AsyncExitStack) -> dict[str, Get]:
     except ImportError as missing:
         absent("valkey-glide", missing)
     ours = open_async_port(url, None, None, LIMITS)
-    call_of = lru_cache(get_call)  # as a core does, it is made once for what stays the same
-    found[OURS] = lambda key: ours.run(call_of(key))
+    found[OURS] = lambda key: ours.run(get_call(key))
     return found
 
 
@@ -140,10 +139,13 @@ async def by_tasks(gets: dict[str, Get], rounds: int, seconds: float) -> None:
 async def scripts(url: str, stack: contextlib.AsyncExitStack, rounds: int, seconds: float) -> None:
     client, ours = redis_client(url, stack), open_async_port(url, None, None, LIMITS)
     sha = await client.script_load(SCRIPT.source)
-    call = script_call(SCRIPT, (KEY,), (), lambda reply: reply, replay_safe=True)
+
+    def by_ours() -> Awaitable[object]:
+        return ours.run(script_call(SCRIPT, (KEY,), (), lambda reply: reply, replay_safe=True))
+
     contenders = {
         BASELINE: in_tasks(100, expecting(VALUE, lambda: client.evalsha(sha, 1, KEY)), seconds),
-        OURS: in_tasks(100, expecting(VALUE, lambda: ours.run(call)), seconds),
+        OURS: in_tasks(100, expecting(VALUE, by_ours), seconds),
     }
     show("EVALSHA, 100 tasks", await compare_async(contenders, rounds=rounds), BASELINE)
 
@@ -231,11 +233,10 @@ async def asynchronous(url: str, parts: list[str], rounds: int, seconds: float) 
 
 def blocking_gets(url: str, client: redis.Redis) -> dict[str, BlockingOperation]:
     by_url, by_client = open_blocking_port(url, None, None, LIMITS), open_blocking_port(None, client, None, LIMITS)
-    call = get_call(KEY)
     found: dict[str, Callable[[], object]] = {
         "redis-py": lambda: client.get(KEY),
-        "ractogateway, url=": lambda: drive(by_url.run(call)),
-        "ractogateway, client=": lambda: drive(by_client.run(call)),
+        "ractogateway, url=": lambda: drive(by_url.run(get_call(KEY))),
+        "ractogateway, client=": lambda: drive(by_client.run(get_call(KEY))),
     }
     try:
         import glide_sync  # noqa: PLC0415 - optional
