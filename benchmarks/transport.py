@@ -188,19 +188,19 @@ async def latency(gets: dict[str, Get], rounds: int, seconds: float) -> None:
         f"latency of GET, {RATE:,} a second": lambda operation: latencies_at_rate(RATE, operation, seconds),
     }
     for title, load in loads.items():
-        spent: dict[str, list[float]] = {name: [] for name in operations}
+        spent: dict[str, list[list[float]]] = {name: [] for name in operations}
 
         async def turn(name: str, load=load, spent=spent) -> float:
             values = sorted(await load(operations[name]))
-            spent[name] += values
+            spent[name].append(values)
             return values[int(0.99 * (len(values) - 1))]
 
         contenders = {name: lambda name=name, turn=turn: turn(name) for name in operations}
         figures = await compare_async(contenders, rounds=rounds)
         show(f"{title}, p99", figures, BASELINE, unit="ms")
-        for name in figures:  # the warm-up's values are few, and left out
-            values = spent[name][len(spent[name]) // (rounds + 1) :]
-            record_quantiles(title, name, values, unit="ms")
+        for name in figures:
+            _warm_up, *counted = spent[name]
+            record_quantiles(title, name, [value for values in counted for value in values], unit="ms")
 
 
 async def payloads(gets: dict[str, Get], client: redis.Redis, rounds: int, seconds: float) -> None:

@@ -57,7 +57,7 @@ def figure(goal, samples, subject=None):
 
 def results_of(records):
     modules = dict.fromkeys(record["benchmark"] for record in records)
-    about = {"arguments": "--rounds 3", "seconds": 1.0, "load": 0.1, "started": "2026-01-01 00:00 UTC"}
+    about = {"arguments": "--rounds 3", "seconds": 1.0, "load": 0.1, "pace": "full", "started": "2026-01-01 00:00 UTC"}
     return {
         "schema": 1,
         "started": "2026-01-01 00:00 UTC",
