@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from _goals import goal_of
+from _goals import goal_of, judge
 from _report import write_report
 from _results import RECORDS_VARIABLE, SCHEMA
 
@@ -156,6 +156,15 @@ def run_module(module: str, arguments: list[str], seconds: float) -> tuple[Line,
     return {"module": module, "arguments": " ".join(arguments), "seconds": took, "load": round(load, 2)}, lines
 
 
+def without_figures(module: str, lines: list[Line]) -> list[Line]:
+    """A failure for each goal of a module that its run says nothing about: else a renamed case would go unnoticed."""
+    return [
+        {"benchmark": module, "kind": "failure", "subject": f"the goal {verdict.goal.id}", "error": "no figures for it"}
+        for verdict in judge(lines)
+        if verdict.goal.benchmark == module and verdict.met is None
+    ]
+
+
 def earlier(path: Path) -> Line:
     """What an earlier run has left, or nothing."""
     try:
@@ -193,6 +202,7 @@ def run(chosen: list[str], options: argparse.Namespace) -> bool:
             about = {"module": module, "arguments": " ".join(arguments), "seconds": 0.0, "load": 0.0}
             error = f"not started: {options.minutes:g} minutes were over"
             lines = [{"benchmark": module, "kind": "failure", "subject": "the module", "error": error}]
+        lines += without_figures(module, lines)
         went_well = went_well and not any(line["kind"] == "failure" for line in lines)
         for line in lines:
             if line["kind"] == "figure" and (goal := goal_of(line)):

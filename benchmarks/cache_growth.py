@@ -6,8 +6,8 @@ Sixteen tasks. Answers are English words of this project's README, drawn at rand
 and not as one text repeated. Beside ours stands what one would write by hand over redis.asyncio: GET, and pydantic;
 SET with a TTL of what pydantic dumps.
 
-* *payloads*: `get` of answers of 0.1 to 1,000 KB: ours as made by default (which compresses from 2 KB on) and ours
-  uncompressed;
+* *payloads*: `get` of answers of 0.1 to 1,000 KB: ours as made by default (which compresses by zlib from 2 KB
+  on), by zstd, and uncompressed;
 * *keys*: `get` and `put` of 1 KB, and the server's time of them and of `size`, while the cache holds 10^3 to 10^6
   entries. All but the thousand that are asked for are small and are written by a script of the benchmark's own, in the
   library's layout.
@@ -90,6 +90,7 @@ async def payloads(url: str, client: redis.asyncio.Redis, rounds: int, seconds: 
         await client.set("bench:answer:0", answer.model_dump_json())
         caches = {
             "ractogateway": our_cache(url, namespace="default"),
+            "ractogateway, zstd": our_cache(url, namespace="zstd", compression="zstd"),
             "ractogateway, uncompressed": our_cache(url, namespace="plain", compress_above_bytes=2**30),
         }
         contenders = {BY_HAND: in_tasks(TASKS, get_by_hand(client, answer.content or ""), seconds)}

@@ -145,6 +145,7 @@ def test_a_run_goes_on_when_something_breaks_and_says_so(tmp_path):
     assert [figures["memory", "own"][name] for name in ("ratio", "lowest", "highest")] == [3.0, 3.0, 3.0]
     assert ("kits", "own") in figures, "what was found before it died"
     assert ("memory", "peer") not in figures
+    assert {"the goal memory-extend"} < {each["subject"] for each in told["records"] if each["kind"] == "failure"}
     broken = {(each["benchmark"], each["subject"]): each["error"] for each in told["records"] if "error" in each}
     assert broken["memory", "peer"] == "RuntimeError: a peer's own bug"
     assert broken["memory", "a peer that is not installed"] == "No module named 'no_such_peer'"
