@@ -148,7 +148,8 @@ def run_module(module: str, arguments: list[str], seconds: float) -> tuple[Line,
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        lines = [json.loads(line) for line in records.read_text("utf-8").splitlines()]
+        # What was killed in the middle of a line has left a part of one.
+        lines = [json.loads(line) for line in records.read_text("utf-8").splitlines() if line.endswith("}")]
     if broken:
         print(f"  FAILED: {module}: {broken}", file=sys.stderr)
         lines.append({"benchmark": module, "kind": "failure", "subject": "the module", "error": broken})

@@ -15,6 +15,10 @@ RATES = {"tasks", "threads"}
 """Over these the speed of all together is what grows; over all others, the cost of one operation."""
 
 
+WORDS = {"kilobytes": "KB", "budget": "tokens", "keys": "entries"}
+"""What a case calls its parameter, where that is not the parameter's own name."""
+
+
 @dataclass
 class Curve:
     """One subject over one parameter. ``points``: (size, the samples of each round there)."""
@@ -56,7 +60,7 @@ def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def family_of(case: str, parameter: str, size: float) -> str:
     """The case with its size left open: where the parameter's name follows it, else the first one of that size."""
-    word = {"kilobytes": "KB"}.get(parameter, parameter)
+    word = WORDS.get(parameter, parameter)
     for after in (rf"(?= {re.escape(word)})", r"(?![\d.,]*\d)"):
         for spelled in (f"{size:,}", f"{size:g}", str(size)):
             pattern = rf"(?<![\d.,]){re.escape(spelled)}{after}"

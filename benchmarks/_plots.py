@@ -67,6 +67,10 @@ def _save(draw: Callable[..., bool], figures: Sequence[Figure], lines: Sequence[
         if drawn:
             _share_legend(figure, axes)
             figure.savefig(path, metadata={"Date": None, "Creator": None})
+    except Exception as error:  # noqa: BLE001 - the report is worth having without this plot
+        print(f"no plot {path.stem}: {type(error).__name__}: {error}")
+        return False
+    else:
         return drawn
     finally:
         plt.close(figure)
