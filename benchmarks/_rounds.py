@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import os
 import platform
 import random
@@ -57,7 +58,7 @@ async def compare_async(contenders: Mapping[str, Contender], *, rounds: int) -> 
             gc.collect()
             try:
                 outcome = contenders[name]()
-                figure = outcome if isinstance(outcome, float) else await outcome
+                figure = await outcome if inspect.isawaitable(outcome) else outcome
             except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
                 failed(name, error)
                 del figures[name]

@@ -105,6 +105,8 @@ def test_the_better_one_of_two_references_stands_for_them(goals):
     records = [figure(goal, [10.0]), figure(goal, [1.0], slow), figure(goal, [2.0], fast)]
     verdict = next(each for each in goals.judge(records) if each.goal is goal)
     assert (verdict.reference, verdict.median, verdict.met) == (fast, 5.0, False)
+    (without,) = (each for each in goals.judge(records[:2]) if each.goal is goal)
+    assert without.met is None, "beside the slower one alone, it would look too good"
 
 
 def test_goals_are_named_once(goals):
