@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nox
@@ -98,7 +97,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Timings beside those of peers, in one run. They gate nothing."""
-    session.install(".[all]", *group("bench"))
-    for script in session.posargs or sorted(path.stem for path in Path("benchmarks").glob("[!_]*.py")):
-        session.run("python", os.fspath(Path("benchmarks", f"{script}.py")))
+    """Timings beside those of peers, in one run; `-- transport limiter`, `-- --quick`, `-- report`. No gate."""
+    session.install("-e", ".[all]", *group("bench"))
+    session.run("python", "benchmarks", *session.posargs)

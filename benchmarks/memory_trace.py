@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from _load import server
+from _results import record
 from _rounds import header
-from memory import server_url
 
 from ractogateway.redis import AsyncRedisChatMemory, ChatMemoryConfig
 
@@ -121,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     with options.trace.open() as file:
         chained = conversations(line for _, line in zip(range(options.requests), file, strict=False))
-    with server_url(options.url) as url, redis.Redis.from_url(url) as client:
+    with server(options.url) as url, redis.Redis.from_url(url) as client:
         client.flushdb()
         client.config_resetstat()
         started = time.perf_counter()
@@ -135,7 +136,10 @@ def main() -> None:
     print(f"{turns} turns in {len(chained)} conversations, the longest of {max(map(len, chained))}")
     print(f"{turns / seconds:,.0f} turns a second (read and write), {options.tasks} at a time")
     for name, values in (("read", timings.reads), ("write", timings.writes)):
+        record(f"p99 of a {name}, {options.tasks} at a time", "ractogateway", [at(values, 0.99)], unit="ms")
         print(f"{name:5}  p50 {at(values, 0.5):6.2f} ms   p99 {at(values, 0.99):6.2f} ms")
+    record("server time of a turn, read and written", "ractogateway", [server_us], unit="µs")
+    record("what the store takes for a byte of text", "ractogateway", [kept / texts], unit="bytes")
     print(f"server time a turn (read and write): {server_us:.0f} µs")
     print(f"{messages} messages kept, {texts / messages:,.0f} bytes of text each; the store takes {kept / texts:.3f}x")
     print(f"{(kept - texts) / messages:.0f} bytes a message besides the text; a write is remembered in", end=" ")

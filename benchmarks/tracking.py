@@ -20,7 +20,6 @@ meanwhile, and keys under ``ractogateway:bench:`` are written. In the order of t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import multiprocessing
@@ -32,8 +31,9 @@ from functools import partial
 from typing import Any
 
 import redis
+from _load import options, server
+from _results import record
 from _rounds import compare_async, header, show
-from transport import server
 
 from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport import TimeLimits, open_async_port, plain_call
@@ -132,7 +132,8 @@ async def fills(url: str, client: redis.Redis, rounds: int) -> None:
 
             contenders = {mode: partial(fill, mode, tasks, count, cost[mode]) for mode in MODES}
             show(f"fills, {tasks} tasks", await compare_async(contenders, rounds=rounds), "BCAST")
-            print("  server µs each: " + ", ".join(f"{m} {statistics.median(c[1:]):.2f}" for m, c in cost.items()))
+            servers = {mode: values[1:] for mode, values in cost.items()}
+            show(f"fills, {tasks} tasks, server time of one", servers, "BCAST", unit="µs", tasks=tasks)
 
 
 async def writes(url: str, client: redis.Redis, replicas: int, rounds: int) -> None:
@@ -142,8 +143,7 @@ async def writes(url: str, client: redis.Redis, replicas: int, rounds: int) -> N
             for mode, values in cost.items():
                 values.append(await one_write(url, client, mode, replicas, held=held))
         keys = "held by all" if held else "held by none"
-        print(f"  {replicas:>4} replicas, keys {keys:<12}", end="")
-        print("".join(f"   {mode} {statistics.median(values):7.1f}" for mode, values in cost.items()))
+        show(f"server time of a SET, {replicas} replicas, keys {keys}", cost, "none", unit="µs", replicas=replicas)
 
 
 async def one_write(url: str, client: redis.Redis, mode: str, replicas: int, *, held: bool) -> float:
@@ -209,6 +209,8 @@ async def invalidations(url: str, mode: str, tasks: int) -> None:
         for of, v in (("SET sent", sent), ("answered", answered))
     ]
     print(f"  {mode}, {tasks:>3} tasks filling: ms after " + ", ".join(shown))
+    tail = answered[len(answered) * 99 // 100]
+    record(f"from a SET's reply to the listener, {tasks} tasks filling, p99", mode, [tail], unit="ms")
 
 
 async def race(url: str, mode: str, *, checked: bool) -> None:
@@ -245,6 +247,7 @@ async def race(url: str, mode: str, *, checked: bool) -> None:
             truth = dict(zip(KEYS[:4], await hot.ask((b"MGET", *KEYS[:4])), strict=True))
             stale += sum(truth[key] != copy for key, copy in copies.items())
     check = "with the check" if checked else "without it"
+    record(f"stale copies after a storm, {check}", mode, [stale], unit="copies")
     print(f"  {mode}, {check:<14}: {stale} stale copies; {tally['kept']} fills fresh, {tally['refused']} overtaken")
 
 
@@ -286,6 +289,7 @@ async def library(url: str, rounds: int) -> None:
             assert copies.get(key) is not None
         costs.append(1e6 * (time.perf_counter() - start) / (10 * len(KEYS)))
     print(f"  a lookup that finds its copy: {statistics.median(costs):.2f} µs")
+    record("a lookup that finds its copy", "the library", costs, unit="µs")
 
 
 async def main(url: str, rounds: int, replicas: Sequence[int]) -> None:
@@ -311,9 +315,7 @@ async def main(url: str, rounds: int, replicas: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__, seconds=None)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 20, 100])
     arguments = parser.parse_args()
     print(header("redis", "hiredis"))
