@@ -20,10 +20,11 @@ if TYPE_CHECKING:
         redis,
     )
     from ractogateway.errors import RactoGatewayError
-    from ractogateway.messages import ChatConfig, LLMResponse, Message
+    from ractogateway.messages import CallReport, ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
 
 __all__ = [
+    "CallReport",
     "ChatConfig",
     "LLMResponse",
     "Message",
@@ -42,6 +43,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "CallReport": "messages",
     "ChatConfig": "messages",
     "LLMResponse": "messages",
     "Message": "messages",
