@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ractogateway._checks import check_id
@@ -16,12 +16,21 @@ from ractogateway.prompts import RactoPrompt
 __all__ = ["Preparation", "Request"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original."""
 
-    config: ChatConfig
-    identity: RequestIdentity
+    def __init__(self, config: ChatConfig, identify: Callable[[ChatConfig], RequestIdentity]) -> None:
+        self.config = config
+        self._identify = identify
+
+    @cached_property
+    def identity(self) -> RequestIdentity:
+        """What a cache knows it by.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: It holds what cannot be sent.
+        """
+        return self._identify(self.config)
 
 
 class Preparation:
@@ -35,7 +44,7 @@ class Preparation:
         self._default_prompt = default_prompt
 
     def prepare(self, config: ChatConfig) -> Request:
-        """Copy and check a config.
+        """Copy and check a config. (Not its history: that may be the smaller part of the one that will be sent.)
 
         Raises:
             InvalidTypeError, InvalidValueError: It cannot be sent. Nothing was.
@@ -44,14 +53,14 @@ class Preparation:
             raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
         config = snapshot(config)
         self._provider.check(config)
-        return Request(config, self._identify(config))
+        return Request(config, self._identify)
 
     def after(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` before its own history."""
         if not messages:
             return request
         config = request.config.model_copy(update={"history": [*messages, *request.config.history]})
-        return Request(config, self._identify(config))
+        return Request(config, self._identify)
 
     def arguments(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""

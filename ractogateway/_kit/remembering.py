@@ -97,10 +97,13 @@ class Remembering:
         """The memory."""
         return self._given
 
-    def check(self, config: ChatConfig) -> None:
+    def concerns(self, config: ChatConfig) -> bool:
+        """Whether a request is part of a conversation."""
+        return self._given is not None and config.conversation_id is not None
+
+    @staticmethod
+    def check(config: ChatConfig) -> None:
         """Refuse a history beside the memory's own: it would be remembered again with every call."""
-        if self._given is None or config.conversation_id is None:
-            return
         if not all(map(_goes_on, history_shapes(config))):
             raise InvalidValueError(
                 "history may hold nothing but results of tools beside a conversation_id: what was said before comes "
