@@ -11,7 +11,6 @@ from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Window
 from ractogateway.redis.turns import kind_of, takes_part_in_tool_use
 
-
 _CHANGES_TRIES = 8
 
 
