@@ -129,7 +129,7 @@ def nearly_extra(rng: random.Random, extra: dict[str, Any]) -> dict[str, Any]:
 def meaning(kit: OpenAIDeveloperKit, request: Any) -> Hashable:
     """What leaves for the provider, without what is documented to be silent there."""
     address = kit._provider.address
-    sent = kit._arguments(request, stream=False)
+    sent = kit._preparation.arguments(request, stream=False)
     extra = sent.pop("extra_body") or {}
     body = {**sent, **extra}
     body.pop("timeout", None)

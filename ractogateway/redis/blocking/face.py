@@ -6,11 +6,11 @@ from collections.abc import Coroutine
 from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
-from ractogateway.redis._blocking_in_loop import check_running_loop
+from ractogateway._blocking_in_loop import check_running_loop
+from ractogateway._driving import drive
 from ractogateway.redis.chat_memory import AsyncRedisChatMemory
 from ractogateway.redis.exact_cache import AsyncRedisExactCache
 from ractogateway.redis.rate_limiter import AsyncRedisRateLimiter
-from ractogateway.redis.transport import drive
 
 Core = TypeVar("Core", AsyncRedisExactCache, AsyncRedisRateLimiter, AsyncRedisChatMemory)
 T = TypeVar("T")
