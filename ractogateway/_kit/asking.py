@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from ractogateway._kit.clients import CLOSE_SECONDS
 from ractogateway._kit.failures import provider_errors
@@ -22,6 +23,10 @@ class Asking:
         self.side = side
         self._provider = provider
         self._preparation = preparation
+
+    def followed(self, request: Request, messages: Sequence[Mapping[str, Any]]) -> Request:
+        """``request`` with ``messages`` behind it, to be asked next."""
+        return self._preparation.followed(request, messages)
 
     async def ask(self, request: Request) -> LLMResponse:
         """The provider's answer, as it came."""

@@ -15,6 +15,7 @@ from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.replay import final_chunk, replay
 from ractogateway._kit.request import effective_temperature, may_store
+from ractogateway._kit.rounds import converse, converse_stream
 from ractogateway._kit.sides import Side
 from ractogateway._kit.structured import with_parsed
 from ractogateway.errors import StructuredOutputError
@@ -40,6 +41,10 @@ class Flow:
             self._cache.given.check_blocking()
 
     async def answer(self, side: Side, request: Request) -> LLMResponse:
+        """Answer one request, and run the tools that the model asks for."""
+        return await converse(side, self._preparation, request, partial(self._answer, side))
+
+    async def _answer(self, side: Side, request: Request) -> LLMResponse:
         """Answer one request: from the cache, or by the provider."""
 
         async def paid() -> LLMResponse:
@@ -47,8 +52,12 @@ class Flow:
 
         return await self._cache.answer(side, self._wanted(request), paid)
 
-    async def stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
-        """Answer one request piece by piece."""
+    def stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
+        """`answer` piece by piece."""
+        return converse_stream(side, self._preparation, request, partial(self._stream, side))
+
+    async def _stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
+        """`_answer` piece by piece."""
         config = request.config
         answer = _usable(await self._cache.lookup(side, request.identity), config)
         if answer is not None:
@@ -58,10 +67,10 @@ class Flow:
         asking = Asking(side, self._provider, self._preparation)
         async with aclosing(complete_stream(asking, request)) as chunks:
             async for chunk in chunks:
-                if chunk.response is None:
-                    yield chunk
-                else:
+                if chunk.is_final:
                     answer = chunk.response
+                else:
+                    yield chunk
         if answer is None:
             raise RuntimeError("a stream ended without its last chunk")
         if may_store(config, answer, self._cache_max_temperature):

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ractogateway._checks import check_id
 from ractogateway._kit.provider import Provider
-from ractogateway._kit.request import RequestIdentity, identify, snapshot
+from ractogateway._kit.request import RequestIdentity, identify, snapshot, toolbox
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ChatConfig, Message
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import Tool
 
 __all__ = ["Preparation", "Request"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original."""
+    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original.
+
+    ``tools`` are those that can be run, by their names; in ``config`` there are definitions alone.
+    """
 
     config: ChatConfig
     identity: RequestIdentity
+    tools: Mapping[str, Tool] = field(default_factory=dict)
 
 
 class Preparation:
@@ -42,16 +47,24 @@ class Preparation:
         """
         if not isinstance(config, ChatConfig):
             raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
+        tools = toolbox(config)
         config = snapshot(config)
         self._provider.check(config)
-        return Request(config, self._identify(config))
+        return Request(config, self._identify(config), tools)
 
     def after(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` before its own history."""
         if not messages:
             return request
-        config = request.config.model_copy(update={"history": [*messages, *request.config.history]})
-        return Request(config, self._identify(config))
+        return self._with(request, history=[*messages, *request.config.history])
+
+    def followed(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
+        """The same request with ``messages`` behind the user's and what had followed it."""
+        return self._with(request, following=[*request.config.following, *messages])
+
+    def _with(self, request: Request, **messages: list[Message | Mapping[str, Any]]) -> Request:
+        config = request.config.model_copy(update=messages)
+        return replace(request, config=config, identity=self._identify(config))
 
     def arguments(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""

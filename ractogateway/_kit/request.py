@@ -29,7 +29,9 @@ __all__ = [
     "identify",
     "may_store",
     "snapshot",
+    "tool_name",
     "toolbox",
+    "user_shape",
 ]
 
 CLIENT_SIDE = frozenset({"timeout"})
@@ -120,8 +122,7 @@ def toolbox(config: ChatConfig) -> dict[str, Tool]:
             name: object = each.name
             found[each.name] = each
         elif isinstance(each, Mapping):
-            function = each.get("function")
-            name = (function if isinstance(function, Mapping) else each).get("name")
+            name = tool_name(each)
         else:
             raise InvalidTypeError(f"tools must hold registries and definitions, not {type(each).__name__}")
         if found and name in names:
@@ -129,6 +130,12 @@ def toolbox(config: ChatConfig) -> dict[str, Tool]:
         if isinstance(name, str):
             names.add(name)
     return found
+
+
+def tool_name(definition: Mapping[str, Any]) -> object:
+    """What a model calls a tool by, in the shape of Chat Completions or another."""
+    function = definition.get("function")
+    return (function if isinstance(function, Mapping) else definition).get("name")
 
 
 def _each_tool(
@@ -188,6 +195,18 @@ def history_shapes(config: ChatConfig) -> list[dict[str, Any]]:
 def following_shapes(config: ChatConfig) -> list[dict[str, Any]]:
     """The messages of ``following``, likewise."""
     return _shapes("following", config)
+
+
+def user_shape(config: ChatConfig) -> dict[str, Any] | None:
+    """The new message of the user in the shape of Chat Completions; None where nothing new is said.
+
+    Behind a history, or before results of tools, nothing new need be said.
+    """
+    content: str | list[dict[str, Any]] = config.user_message
+    if config.attachments:
+        text = [{"type": "text", "text": config.user_message}] if config.user_message else []
+        content = [*text, *(part.to_part() if isinstance(part, RactoFile) else part for part in config.attachments)]
+    return {"role": "user", "content": content} if content or not (config.history or config.following) else None
 
 
 def _shapes(name: str, config: ChatConfig) -> list[dict[str, Any]]:

@@ -11,9 +11,8 @@ from typing import Any
 
 from ractogateway._kit.arguments import PER_CALL, check_texts
 from ractogateway._kit.reading import count, make_tool_call, text_of
-from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes
+from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes, user_shape
 from ractogateway.errors import ProviderError
-from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
 __all__ = [
@@ -91,12 +90,8 @@ def call_arguments(
 def _messages(config: ChatConfig, system_prompt: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.extend(_as_sent(shape) for shape in history_shapes(config))
-    content: str | list[dict[str, Any]] = config.user_message
-    if config.attachments:
-        text = [{"type": "text", "text": config.user_message}] if config.user_message else []
-        content = [*text, *(part.to_part() if isinstance(part, RactoFile) else part for part in config.attachments)]
-    if content or not (config.history or config.following):  # behind results of tools, nothing new need be said
-        messages.append({"role": "user", "content": content})
+    if (new := user_shape(config)) is not None:
+        messages.append(new)
     messages.extend(_as_sent(shape) for shape in following_shapes(config))
     return messages
 
