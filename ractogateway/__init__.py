@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     )
     from ractogateway.errors import RactoGatewayError
     from ractogateway.files import RactoFile
-    from ractogateway.messages import ChatConfig, LLMResponse, Message
+    from ractogateway.messages import CallReport, ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
     from ractogateway.tools import ToolRegistry
 
 __all__ = [
+    "CallReport",
     "ChatConfig",
     "LLMResponse",
     "Message",
@@ -50,6 +51,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "CallReport": "messages",
     "ChatConfig": "messages",
     "LLMResponse": "messages",
     "Message": "messages",

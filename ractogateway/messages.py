@@ -10,16 +10,23 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, field_validator
 
+from ractogateway._checks import check_id
 from ractogateway._models import InputModel
 from ractogateway.files import RactoFile
 from ractogateway.prompts import RactoPrompt
 from ractogateway.tools import ToolRegistry
 
+if TYPE_CHECKING:
+    from ractogateway.redis.config import RateLimitDecision
+else:
+    RateLimitDecision = Any  # pydantic would import it, and that needs the extra `redis`
+
 __all__ = [
+    "CallReport",
     "ChatConfig",
     "FinishReason",
     "LLMResponse",
@@ -153,6 +160,31 @@ class Message(_Private):
         return {**self.model_dump(mode="json", exclude=set(extra)), **extra}
 
 
+class CallReport(BaseModel):
+    """What a kit did around one call. Token counts and revisions only: nothing here is private.
+
+    Attributes:
+        provider_calls: How often the provider was asked; 0 for an answer from the cache.
+        reserved_tokens: The estimate that was reserved; None where nothing was: without a limiter, or on a hit.
+        decision: What the limiter decided on it, a `ractogateway.redis.RateLimitDecision`.
+        settled_tokens: What the reservation was settled to. None where it could not be: without Redis the estimate
+            stands, or the decision was ``degraded``.
+        history_messages: Messages that the memory had of the conversation; None without one.
+        revision: The conversation's after this turn was appended; None where it was not.
+        seconds: How long the whole call took.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    provider_calls: int = 0
+    reserved_tokens: int | None = None
+    decision: RateLimitDecision | None = None
+    settled_tokens: int | None = None
+    history_messages: int | None = None
+    revision: int | None = None
+    seconds: float = 0.0
+
+
 class LLMResponse(_Private):
     """A model's answer.
 
@@ -163,6 +195,9 @@ class LLMResponse(_Private):
     tools and their results. ``usage`` and ``saved_usage`` are then those of all rounds together, and ``cached`` says
     that none of them was billed. ``provider_fields`` is what the provider wants back with this answer when the
     conversation goes on, such as Anthropic's signed thoughts.
+
+    ``gateway`` tells what a kit did around the call that gave this answer. It is no part of the answer: it is neither
+    cached nor dumped, and answers that differ in nothing else are equal.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True, ser_json_inf_nan="constants")
@@ -180,6 +215,7 @@ class LLMResponse(_Private):
     saved_usage: Usage | None = None
     following: list[dict[str, Any]] = Field(default_factory=list)
     provider_fields: dict[str, Any] | None = None
+    gateway: CallReport | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -191,6 +227,16 @@ class LLMResponse(_Private):
         said = {"role": "assistant", "content": self.content if self.content or self.tool_calls else ""}
         calls = {"tool_calls": [call.to_dict() for call in self.tool_calls]} if self.tool_calls else {}
         return copy.deepcopy([*self.following, {**said, **calls, **(self.provider_fields or {})}])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, LLMResponse) and self.gateway is not other.gateway:
+            return self._without_report() == other._without_report()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment] # as that of every model that can be changed
+
+    def _without_report(self) -> LLMResponse:
+        return self.model_copy(update={"gateway": None})
 
     def as_hit(self) -> LLMResponse:
         """A copy of this stored answer as a cache hands it out: marked, billed at zero, sharing nothing mutable."""
@@ -212,7 +258,7 @@ class LLMResponse(_Private):
     def as_stored(self) -> LLMResponse:
         """A copy of this answer as a cache keeps it. A hit that is stored again is kept with what it had cost."""
         usage = self.saved_usage if self.cached and self.saved_usage else self.usage
-        return self._copied(raw=None, cached=False, usage=usage, saved_usage=None)
+        return self._copied(raw=None, cached=False, usage=usage, saved_usage=None, gateway=None)
 
     def to_stored_json(self) -> str:
         """This answer as JSON for a cache: in the form of a hit, so that nothing is left to do when it is read back.
@@ -233,7 +279,7 @@ class LLMResponse(_Private):
         return hit.model_dump_json(exclude={"usage": True, **exclude}, warnings=False)
 
     def _hit_fields(self) -> dict[str, Any]:
-        return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
+        return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage, "gateway": None}
 
     def _copied(self, **update: Any) -> LLMResponse:
         # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
@@ -242,7 +288,7 @@ class LLMResponse(_Private):
 
 
 _OFTEN_EMPTY = ("content", "thinking", "tool_calls", "model", "following", "provider_fields")
-_UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage})
+_UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage, CallReport})
 _NO_USAGE = Usage()
 
 
@@ -267,6 +313,11 @@ class StreamChunk(_Private):
     response: LLMResponse | None = None
 
 
+def _id(name: str) -> Any:
+    # Plain: pydantic would refuse the lone surrogates that ids may hold.
+    return PlainValidator(lambda value: None if value is None else check_id(f"ChatConfig.{name}", value))
+
+
 class ChatConfig(_Private, InputModel):
     """One request to a kit.
 
@@ -289,6 +340,10 @@ class ChatConfig(_Private, InputModel):
         attachments: Further content of the user message: files (`RactoFile`), or parts in the shape of Chat Completions
             or in the provider's own.
         extra: Goes to the provider's API as it is.
+        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it.
+        conversation_id: Which conversation the turn belongs to, in a kit with a ``memory``, which brings what was said
+            before: ``history`` is empty then. A request without one is remembered nowhere. Neither id reaches the
+            provider or the cache.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -306,6 +361,8 @@ class ChatConfig(_Private, InputModel):
     correction_retries: int = Field(default=0, ge=0, le=100, strict=True)
     attachments: Sequence[InstanceOf[RactoFile] | dict[str, Any]] = Field(default_factory=list)
     extra: dict[str, Any] = Field(default_factory=dict)
+    user_id: Annotated[str | None, _id("user_id")] = None
+    conversation_id: Annotated[str | None, _id("conversation_id")] = None
 
     @field_validator("history", "following", mode="before")
     @classmethod

@@ -7,8 +7,9 @@ from typing import Any
 
 from ractogateway._kit.clients import CLOSE_SECONDS
 from ractogateway._kit.failures import provider_errors
+from ractogateway._kit.metering import Meter
 from ractogateway._kit.preparing import Preparation, Request
-from ractogateway._kit.provider import Provider
+from ractogateway._kit.provider import Collector, Provider
 from ractogateway._kit.replay import final_chunk
 from ractogateway._kit.sides import END, Side
 from ractogateway.messages import LLMResponse, StreamChunk
@@ -17,10 +18,16 @@ __all__ = ["Asking"]
 
 
 class Asking:
-    """The way to the provider for one call of a kit, which may ask more than once."""
+    """The way to the provider for one request, which may be asked more than once.
+
+    Attributes:
+        side: How the caller waits.
+        meter: What it cost.
+    """
 
     def __init__(self, side: Side, provider: Provider, preparation: Preparation) -> None:
         self.side = side
+        self.meter = Meter()
         self._provider = provider
         self._preparation = preparation
 
@@ -30,10 +37,16 @@ class Asking:
 
     async def ask(self, request: Request) -> LLMResponse:
         """The provider's answer, as it came."""
-        with provider_errors(self._provider.translate):
-            client = await self.side.client()
-            answer = await self.side.send(client, self._preparation.arguments(request, stream=False))
-        return self._provider.read(answer)
+        client, arguments = await self._made_ready(request, stream=False)
+        try:
+            with provider_errors(self._provider.translate):
+                answer = await self.side.send(client, arguments)
+            response = self._provider.read(answer)
+        except BaseException as error:
+            self.meter.broke(request, error)
+            raise
+        self.meter.answered(request, response)
+        return response
 
     async def stream(self, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """The provider's answer in pieces; the last chunk carries the whole, as it came.
@@ -41,20 +54,34 @@ class Asking:
         To be closed (``aclosing``) by whoever does not read it to its end.
         """
         side = self.side
-        with provider_errors(self._provider.translate):
-            client = await side.client()
-            source = await side.open(client, self._preparation.arguments(request, stream=True))
-        collector = self._provider.collector()
+        client, arguments = await self._made_ready(request, stream=True)
+        collector: Collector | None = None
         try:
-            while True:
-                # Around the SDK only: what a caller throws into this generator is not the provider's doing.
-                with provider_errors(self._provider.translate):
-                    event = await side.next_event(source)
-                if event is END:
-                    break
-                chunk = collector.add(event)
-                if chunk is not None:
-                    yield chunk
-        finally:
-            await side.hang_up(source, seconds=CLOSE_SECONDS)
-        yield final_chunk(collector.finish())
+            with provider_errors(self._provider.translate):
+                source = await side.open(client, arguments)
+            try:
+                while True:
+                    # Around the SDK only: what a caller throws into this generator is not the provider's doing.
+                    with provider_errors(self._provider.translate):
+                        event = await side.next_event(source)
+                    if event is END:
+                        break
+                    collector = collector or self._provider.collector()
+                    chunk = collector.add(event)
+                    if chunk is not None:
+                        yield chunk
+            finally:
+                await side.hang_up(source, seconds=CLOSE_SECONDS)
+            response = (collector or self._provider.collector()).finish()
+        except BaseException as error:
+            self.meter.broke(request, error, collector.so_far() if collector is not None else None)
+            raise
+        self.meter.answered(request, response)
+        yield final_chunk(response)
+
+    async def _made_ready(self, request: Request, *, stream: bool) -> tuple[Any, dict[str, Any]]:
+        with provider_errors(self._provider.translate):
+            client = await self.side.client()
+            arguments = self._preparation.arguments(request, stream=stream)
+        self.meter.began()
+        return client, arguments

@@ -8,11 +8,14 @@ from typing import Any, Self
 
 from ractogateway._blocking_in_loop import check_running_loop, checked_before
 from ractogateway._driving import drive
+from ractogateway._kit.budget import AsyncRateLimiter, Budget, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
 from ractogateway._kit.clients import Clients
+from ractogateway._kit.estimating import Estimator
 from ractogateway._kit.flow import Flow
 from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory, Remembering
 from ractogateway._kit.sides import AsyncSide, BlockingSide
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
@@ -24,7 +27,7 @@ _ADVICE = "await achat or iterate over astream instead"
 
 
 class DeveloperKit:
-    """Chat by one provider, through a cache."""
+    """Chat by one provider, through a cache, within a budget, in a conversation."""
 
     def __init__(
         self,
@@ -35,12 +38,19 @@ class DeveloperKit:
         default_prompt: RactoPrompt | None,
         exact_cache: ExactCache | AsyncExactCache | None,
         cache_max_temperature: float,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None,
+        memory: ChatMemory | AsyncChatMemory | None,
     ) -> None:
         self._provider = provider
         self._clients = clients
         self._preparation = Preparation(model, provider, default_prompt)
         self._flow = Flow(
-            provider, self._preparation, CacheAccess(exact_cache), cache_max_temperature=cache_max_temperature
+            provider,
+            self._preparation,
+            cache=CacheAccess(exact_cache),
+            budget=Budget(rate_limiter, Estimator(model)),
+            remembering=Remembering(memory),
+            cache_max_temperature=cache_max_temperature,
         )
         self._blocking = BlockingSide(provider, clients)
         self._async = AsyncSide(provider, clients)
@@ -59,7 +69,7 @@ class DeveloperKit:
 
     async def achat(self, config: ChatConfig) -> LLMResponse:
         """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has."""
-        return await self._flow.answer(self._async, self._prepare(config))
+        return await self._flow.answer(self._async, self._prepare_async(config))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -79,7 +89,7 @@ class DeveloperKit:
 
     def astream(self, config: ChatConfig) -> AsyncGenerator[StreamChunk, None]:
         """`stream` for async code: ``async for chunk in kit.astream(config)``. Never blocks the event loop."""
-        return self._flow.stream(self._async, self._prepare(config))
+        return self._flow.stream(self._async, self._prepare_async(config))
 
     # -- closing -------------------------------------------------------------------------------------------------------
 
@@ -117,8 +127,13 @@ class DeveloperKit:
 
     def _prepare_blocking(self, config: ChatConfig) -> Request:
         request = self._prepare(config)
-        self._flow.check_blocking()
+        self._flow.check(request.config, blocking=True)
         check_running_loop(_ADVICE)
+        return request
+
+    def _prepare_async(self, config: ChatConfig) -> Request:
+        request = self._prepare(config)
+        self._flow.check(request.config, blocking=False)
         return request
 
 

@@ -7,9 +7,11 @@ from typing import NoReturn
 
 from ractogateway._checks import check_tokens
 from ractogateway._kit.arguments import check_seconds
+from ractogateway._kit.budget import AsyncRateLimiter, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.kit import DeveloperKit
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.anthropic_developer_kit.provider import AnthropicProvider, resolve
 from ractogateway.anthropic_developer_kit.sdk import ClientSettings
@@ -57,6 +59,8 @@ class AnthropicDeveloperKit(DeveloperKit):
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
         cache_max_temperature: float = 0.0,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None = None,
+        memory: ChatMemory | AsyncChatMemory | None = None,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -74,6 +78,8 @@ class AnthropicDeveloperKit(DeveloperKit):
             default_prompt=default_prompt,
             exact_cache=exact_cache,
             cache_max_temperature=cache_max_temperature,
+            rate_limiter=rate_limiter,
+            memory=memory,
         )
 
     # The arguments are those of the other kits, which a caller may hold in the same variable.

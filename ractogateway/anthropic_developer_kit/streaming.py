@@ -71,6 +71,10 @@ class StreamCollector:
         """
         if self.reason is None:
             raise ProviderConnectionError("the provider's stream ended in the middle of an answer")
+        return self.so_far()
+
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now."""
         calls = [
             make_tool_call(call.id, call.name, call.arguments or "{}", index)
             for index, call in enumerate(self.calls.values())
@@ -82,7 +86,7 @@ class StreamCollector:
             finish_reason=finish_reason(self.reason),
             usage=read_usage(*self.usages),
             model=self.model,
-            provider_fields=signed_fields(list(self.thoughts.values())),
+            provider_fields=signed_fields(list(self.thoughts.values()) if calls else []),
         )
 
     @staticmethod

@@ -178,7 +178,9 @@ def read_message(message: Any) -> LLMResponse:
         usage=read_usage(getattr(message, "usage", None)),
         raw=message,
         model=text_of(getattr(message, "model", None)),
-        provider_fields=signed_fields([thought(block) for block in blocks if block.type in THOUGHTS]),
+        provider_fields=signed_fields([thought(block) for block in blocks if block.type in THOUGHTS])
+        if calls
+        else None,
     )
 
 
@@ -193,7 +195,7 @@ def thought(block: Any) -> dict[str, Any]:
 
 
 def signed_fields(thoughts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What Anthropic wants back with an answer. Without their signature, it would refuse thoughts."""
+    """What Anthropic wants back with calls of tools. Without their signature, it would refuse thoughts."""
     signed = [each for each in thoughts if each.get("signature") or each.get("data")]
     return {"thinking_blocks": signed} if signed else None
 

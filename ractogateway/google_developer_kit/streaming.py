@@ -51,6 +51,10 @@ class StreamCollector:
         """
         if self.reason is None and self.blocked is None:
             raise ProviderConnectionError("the provider's stream ended in the middle of an answer")
+        return self.so_far()
+
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now."""
         calls = [tool_call(call, index) for index, call in enumerate(self.calls)]
         return LLMResponse(
             content=self.text or None,

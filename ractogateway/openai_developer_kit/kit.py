@@ -7,10 +7,12 @@ from typing import Any
 
 from ractogateway._checks import check_id, check_tokens
 from ractogateway._kit.arguments import check_seconds
+from ractogateway._kit.budget import AsyncRateLimiter, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.failures import provider_errors
 from ractogateway._kit.kit import DeveloperKit
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.openai_developer_kit import sdk, wire
@@ -72,6 +74,8 @@ class OpenAIDeveloperKit(DeveloperKit):
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
         cache_max_temperature: float = 0.0,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None = None,
+        memory: ChatMemory | AsyncChatMemory | None = None,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -90,6 +94,8 @@ class OpenAIDeveloperKit(DeveloperKit):
             default_prompt=default_prompt,
             exact_cache=exact_cache,
             cache_max_temperature=cache_max_temperature,
+            rate_limiter=rate_limiter,
+            memory=memory,
         )
 
     # -- embeddings ----------------------------------------------------------------------------------------------------

@@ -68,6 +68,10 @@ class StreamCollector:
         """
         if self.reason is None:
             raise ProviderConnectionError("the provider's stream ended in the middle of an answer")
+        return self.so_far()
+
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now."""
         calls = [
             make_tool_call(call.id, call.name, call.arguments, index, signed_fields(call.extra))
             for index, call in sorted(self.calls.items())

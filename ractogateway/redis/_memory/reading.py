@@ -42,11 +42,12 @@ async def page(store: Store, place: Place, limit: int, before: int | None) -> Co
 
 async def changes(store: Store, place: Place, since: int) -> ConversationChanges:
     """What happened after a revision; a few bytes where nothing did."""
-    glance, length = await store.port.run_many([calls.glance_at(place.keys), calls.count_messages(place.keys)])
-    # Read one after the other, and nevertheless true: a list that has the length its state was counted for, under
-    # the revision that the caller knows, was unchanged at one moment between the two.
-    if glance.revision == since and (glance.counted_for or 0) == length:
-        return ConversationChanges(revision=since, messages=[])
+    if since:  # else there is something to read, but for conversations nobody has written to
+        glance, length = await store.port.run_many([calls.glance_at(place.keys), calls.count_messages(place.keys)])
+        # Read one after the other, and nevertheless true: a list that has the length its state was counted for, under
+        # the revision that the caller knows, was unchanged at one moment between the two.
+        if glance.revision == since and (glance.counted_for or 0) == length:
+            return ConversationChanges(revision=since, messages=[])
     delta = await store.port.run(calls.read_changes(place.keys, since=since))
     messages, unreadable = store.codec.attempt(place.keys, delta.entries)
     if not (delta.anew or delta.left or unreadable or any(map(takes_part_in_tool_use, messages))):
