@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
@@ -51,6 +51,28 @@ OnToolError = Literal["tell", "raise"] | Callable[["ToolCall", Exception], str]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+class Pending:
+    """What a model will be told once the function is done; to be awaited, or closed."""
+
+    def __init__(self, result: Awaitable[Any], told: Callable[[Exception], str]) -> None:
+        self._result = result
+        self._told = told
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        return self._done().__await__()
+
+    def close(self) -> None:
+        """Give up what was not begun."""
+        if inspect.iscoroutine(self._result):
+            self._result.close()
+
+    async def _done(self) -> str:
+        try:
+            return _as_text(await self._result)
+        except Exception as error:  # noqa: BLE001 - tools are anybody's code
+            return self._told(error)
+
+
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Tool:
     """A function as a model sees it. Made by `ToolRegistry`; cannot be changed.
@@ -76,7 +98,7 @@ class Tool:
         function = {"name": self.name, "description": self.description, "parameters": _copied(self.parameters)}
         return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
 
-    def run(self, call: ToolCall) -> str | Awaitable[str]:
+    def run(self, call: ToolCall) -> str | Pending:
         """Call the function; what the model is told as an answer to ``call``. Of an async function, something to await.
 
         Raises:
@@ -91,7 +113,7 @@ class Tool:
             return f"Error: the arguments do not fit. {problems_of(error)}"
         try:
             result = self._function(*given, **named)
-            return self._awaited(call, result) if inspect.isawaitable(result) else _as_text(result)
+            return Pending(result, partial(self._told, call)) if inspect.isawaitable(result) else _as_text(result)
         except Exception as error:  # noqa: BLE001 - tools are anybody's code
             return self._told(call, error)
 
@@ -99,12 +121,6 @@ class Tool:
         """`run` for async code: a function that is not async runs in a thread, with the caller's context variables."""
         told = self.run(call) if self.is_async else await run_sync(partial(self.run, call), limiter=_threads())
         return told if isinstance(told, str) else await told
-
-    async def _awaited(self, call: ToolCall, result: Awaitable[Any]) -> str:
-        try:
-            return _as_text(await result)
-        except Exception as error:  # noqa: BLE001 - see run
-            return self._told(call, error)
 
     def _told(self, call: ToolCall, error: Exception) -> str:
         if isinstance(error, ToolError):
@@ -201,14 +217,10 @@ class ToolRegistry:
             InvalidTypeError: The tool is async: await `acall`.
         """
         tool = self._tools.get(call.name)
-        if tool is None:
-            return result_message(call, unknown(call.name))
-        if tool.is_async:
-            raise InvalidTypeError(f"the tool {call.name} is async: await acall()")
-        told = tool.run(call)
+        told = unknown(call.name) if tool is None else tool.run(call)
         if not isinstance(told, str):
-            _drop(told)
-            raise InvalidTypeError(f"the tool {call.name} returned something to await: await acall()")
+            told.close()
+            raise InvalidTypeError(f"the tool {call.name} is async: await acall()")
         return result_message(call, told)
 
     async def acall(self, call: ToolCall) -> dict[str, Any]:
@@ -296,11 +308,6 @@ def _threads() -> CapacityLimiter:
         limiter = CapacityLimiter(_THREADS)
         _limiter.set(limiter)
         return limiter
-
-
-def _drop(told: Awaitable[str]) -> None:
-    if inspect.iscoroutine(told):
-        told.close()
 
 
 def _adapter(function: Callable[..., Any], name: str) -> TypeAdapter[Any]:
