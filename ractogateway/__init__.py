@@ -13,31 +13,39 @@ if TYPE_CHECKING:
         anthropic_developer_kit,
         cache,
         errors,
+        files,
         google_developer_kit,
         messages,
         openai_developer_kit,
         prompts,
         redis,
+        tools,
     )
     from ractogateway.errors import RactoGatewayError
+    from ractogateway.files import RactoFile
     from ractogateway.messages import CallReport, ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
+    from ractogateway.tools import ToolRegistry
 
 __all__ = [
     "CallReport",
     "ChatConfig",
     "LLMResponse",
     "Message",
+    "RactoFile",
     "RactoGatewayError",
     "RactoPrompt",
+    "ToolRegistry",
     "anthropic_developer_kit",
     "cache",
     "errors",
+    "files",
     "google_developer_kit",
     "messages",
     "openai_developer_kit",
     "prompts",
     "redis",
+    "tools",
 ]
 
 __version__ = "0.1.0"
@@ -47,8 +55,10 @@ _HOME_OF = {
     "ChatConfig": "messages",
     "LLMResponse": "messages",
     "Message": "messages",
+    "RactoFile": "files",
     "RactoGatewayError": "errors",
     "RactoPrompt": "prompts",
+    "ToolRegistry": "tools",
 }
 _PACKAGES = frozenset(__all__) - frozenset(_HOME_OF)
 

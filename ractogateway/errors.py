@@ -9,6 +9,7 @@
     ├── UnsupportedEventLoopError                the running event loop is not asyncio's
     ├── BlockingCallInLoopError                  a blocking call inside a running loop, where that is forbidden
     ├── UnsupportedByProvider  (also NotImplementedError)  the kit's provider has no such service
+    ├── ToolError                                raised by a tool: its text is for the model to read
     ├── RateLimitExceeded                        a reservation was refused; carries the decision
     ├── RevisionConflict                         a conversation has moved on; carries both revisions
     ├── TurnNotRemembered                        a kit's answer is there, its conversation does not hold it
@@ -72,6 +73,7 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StructuredOutputError",
+    "ToolError",
     "TurnNotRemembered",
     "UnsupportedByProvider",
     "UnsupportedEventLoopError",
@@ -113,6 +115,10 @@ class UnsupportedEventLoopError(RactoGatewayError):
 
 class UnsupportedByProvider(RactoGatewayError, NotImplementedError):
     """The provider of this kit has no such service: trying again is futile."""
+
+
+class ToolError(RactoGatewayError):
+    """For a tool to raise: the model is told its text, where of any other error it learns the class alone."""
 
 
 class BlockingCallInLoopError(RactoGatewayError):

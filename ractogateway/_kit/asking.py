@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from ractogateway._kit.clients import CLOSE_SECONDS
@@ -18,21 +18,22 @@ __all__ = ["Asking"]
 
 
 class Asking:
-    """The way to the provider for one call of a kit, which may ask more than once.
+    """The way to the provider for one request, which may be asked more than once.
 
     Attributes:
         side: How the caller waits.
         meter: What it cost.
-        rounds: Messages between the question and the answer, in the shape of Chat Completions: calls of tools and their
-            results, of rounds that the kit made by itself. A memory keeps them with the turn.
     """
 
     def __init__(self, side: Side, provider: Provider, preparation: Preparation) -> None:
         self.side = side
         self.meter = Meter()
-        self.rounds: list[dict[str, Any]] = []
         self._provider = provider
         self._preparation = preparation
+
+    def followed(self, request: Request, messages: Sequence[Mapping[str, Any]]) -> Request:
+        """``request`` with ``messages`` behind it, to be asked next."""
+        return self._preparation.followed(request, messages)
 
     async def ask(self, request: Request) -> LLMResponse:
         """The provider's answer, as it came."""

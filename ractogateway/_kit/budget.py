@@ -110,7 +110,9 @@ class Charge:
         prompt = await self._budget.estimator.prompt(side, request)
         tokens = min(prompt + completion_limit(request.config), MAX_TOKENS)
         reservation = await side.call(given, "reserve", request.config.user_id, tokens)
-        self._notes.reserved_tokens, self._notes.decision = tokens, reservation.decision
+        # Summed: each round of tools is a reservation of its own.
+        self._notes.reserved_tokens = (self._notes.reserved_tokens or 0) + tokens
+        self._notes.decision = reservation.decision
         if not reservation.decision.allowed:
             raise RateLimitExceeded(reservation.decision)
         self._reservation = reservation
@@ -122,7 +124,7 @@ class Charge:
         if self._reservation is None:
             return
         if error is None:  # meanwhile the cache stores the answer
-            self._notes.settling = await self._asking.side.begin(self._end)
+            self._notes.settling.append(await self._asking.side.begin(self._end))
         else:
             await self._asking.side.cleanup(self._end, seconds=_SETTLE_SECONDS)
 
@@ -139,4 +141,5 @@ class Charge:
         except Exception as failure:  # noqa: BLE001 - an answer that was paid for reaches its caller
             _log.warning("a reservation could not be settled: %s; its estimate stands", type(failure).__name__)
         else:
-            self._notes.settled_tokens = used if counted else None
+            if counted:
+                self._notes.settled_tokens = (self._notes.settled_tokens or 0) + used

@@ -23,8 +23,9 @@ from typing import Any
 
 from ractogateway._checks import MAX_TOKENS
 from ractogateway._kit.preparing import Request
-from ractogateway._kit.request import flatten_extra, history_shapes
+from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes
 from ractogateway._kit.sides import Side
+from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, LLMResponse
 
 __all__ = ["Estimator", "completion_limit"]
@@ -91,14 +92,14 @@ def _first_count(extra: Mapping[str, Any], names: Sequence[str]) -> int | None:
 
 def _parts_of(config: ChatConfig) -> Iterator[tuple[str, int]]:
     """The texts of a request, and the tokens beside each."""
-    for message in history_shapes(config):
+    for message in (*history_shapes(config), *following_shapes(config)):
         yield from _content(message.get("content"))
         rest = {name: value for name, value in message.items() if name not in ("role", "content") and value}
         yield _as_json(rest) if rest else "", _TOKENS_PER_MESSAGE
     yield config.user_message, _TOKENS_PER_MESSAGE
     yield from _content(config.attachments)
     if config.tools:
-        yield _as_json(config.tools), 0
+        yield _as_json(definitions(config.tools)), 0
     if config.response_model is not None:
         yield _as_json(_schema_of(config)), 0
 
@@ -106,8 +107,11 @@ def _parts_of(config: ChatConfig) -> Iterator[tuple[str, int]]:
 def _content(content: object) -> Iterator[tuple[str, int]]:
     if isinstance(content, str):
         yield content, 0
-    elif isinstance(content, list):
+    elif isinstance(content, (list, tuple)):
         for part in content:
+            if isinstance(part, RactoFile):
+                yield (part.text, 0) if part.is_text else ("", _TOKENS_PER_MEDIUM)
+                continue
             text = part.get("text") if isinstance(part, dict) else None
             yield (text, 0) if isinstance(text, str) else _other(part)
 

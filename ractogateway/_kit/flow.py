@@ -29,6 +29,7 @@ from ractogateway._kit.provider import Provider
 from ractogateway._kit.remembering import Remembered, Remembering
 from ractogateway._kit.replay import final_chunk, replay
 from ractogateway._kit.request import effective_temperature, may_store
+from ractogateway._kit.rounds import converse, converse_stream
 from ractogateway._kit.sides import Side
 from ractogateway._kit.structured import with_parsed
 from ractogateway.errors import StructuredOutputError
@@ -70,44 +71,64 @@ class Flow:
             request.identity  # noqa: B018 - it is checked while it is made; in a conversation it will be another
 
     async def answer(self, side: Side, request: Request) -> LLMResponse:
-        """Answer one request: from the cache, or by the provider."""
-        asking = Asking(side, self._provider, self._preparation)
-        with Notes(self._preparation.model, asking.meter) as notes:
+        """Answer one request, and run the tools that the model asks for."""
+        with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
-
-            async def paid() -> LLMResponse:
-                async with self._budget.charge(asking, asked, notes):
-                    return await complete(asking, asked)
-
-            response = await self._cache.answer(side, self._wanted(asked), paid)
-            return await self._ended(asking, request, before, response, notes)
+            response = await converse(side, self._preparation, asked, partial(self._answer, side, notes))
+            return await self._ended(side, request, before, response, notes)
 
     async def stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
-        """Answer one request piece by piece."""
-        asking = Asking(side, self._provider, self._preparation)
-        with Notes(self._preparation.model, asking.meter) as notes:
+        """`answer` piece by piece."""
+        response: LLMResponse | None = None
+        with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
-            answer = _usable(await self._cache.lookup(side, asked.identity), asked.config)
-            if answer is not None:
-                for chunk in replay(answer):
-                    if not chunk.is_final:
+            pieces = converse_stream(side, self._preparation, asked, partial(self._stream, side, notes))
+            async with aclosing(pieces) as chunks:
+                async for chunk in chunks:
+                    if chunk.is_final:
+                        response = chunk.response
+                    else:
                         yield chunk
-            else:
-                async with (
-                    self._budget.charge(asking, asked, notes),
-                    aclosing(complete_stream(asking, asked)) as chunks,
-                ):
-                    async for chunk in chunks:
-                        if chunk.response is None:
-                            yield chunk
-                        answer = chunk.response
-                if answer is None:
-                    raise RuntimeError("a stream ended without its last chunk")
-                if may_store(asked.config, answer, self._cache_max_temperature):
-                    await self._cache.store(side, asked.identity, answer)
-            yield final_chunk(await self._ended(asking, request, before, answer, notes))
+            if response is None:
+                raise RuntimeError("a stream ended without its last chunk")
+            yield final_chunk(await self._ended(side, request, before, response, notes))
+
+    async def _answer(self, side: Side, notes: Notes, request: Request) -> LLMResponse:
+        """Ask once: the cache, or the provider at the expense of the user."""
+        asking = Asking(side, self._provider, self._preparation)
+
+        async def paid() -> LLMResponse:
+            async with self._budget.charge(asking, request, notes):
+                return await complete(asking, request)
+
+        notes.meters.append(asking.meter)
+        response = await self._cache.answer(side, self._wanted(request), paid)
+        if response.cached:
+            notes.meters.remove(asking.meter)  # what was asked for it, somebody else asked
+        return response
+
+    async def _stream(self, side: Side, notes: Notes, request: Request) -> AsyncGenerator[StreamChunk, None]:
+        """`_answer` piece by piece."""
+        answer = _usable(await self._cache.lookup(side, request.identity), request.config)
+        if answer is not None:
+            for chunk in replay(answer):
+                yield chunk
+            return
+        asking = Asking(side, self._provider, self._preparation)
+        notes.meters.append(asking.meter)
+        async with self._budget.charge(asking, request, notes), aclosing(complete_stream(asking, request)) as chunks:
+            async for chunk in chunks:
+                if chunk.is_final:
+                    answer = chunk.response
+                else:
+                    yield chunk
+        if answer is None:
+            raise RuntimeError("a stream ended without its last chunk")
+        if may_store(request.config, answer, self._cache_max_temperature):
+            await self._cache.store(side, request.identity, answer)
+        yield final_chunk(answer)
 
     def _after(self, before: Remembered | None, request: Request, notes: Notes) -> Request:
         """The request with what was said before."""
@@ -117,13 +138,13 @@ class Flow:
         return self._preparation.after(request, before.messages)
 
     async def _ended(
-        self, asking: Asking, request: Request, before: Remembered | None, response: LLMResponse, notes: Notes
+        self, side: Side, request: Request, before: Remembered | None, response: LLMResponse, notes: Notes
     ) -> LLMResponse:
         """The turn remembered, and the answer with the report of its call."""
         notes.cached = response.cached
-        notes.revision = await self._remembering.keep(asking, request.config, before, response)
-        if notes.settling is not None:
-            await notes.settling()
+        notes.revision = await self._remembering.keep(side, request.config, before, response)
+        for settled in notes.settling:
+            await settled()
         return notes.on(response)
 
     def _wanted(self, request: Request) -> Wanted:

@@ -25,7 +25,7 @@ class Notes:
     """Taken while a call goes on; a block (``with``) writes the line at its end. No text and no id is in them."""
 
     model: str
-    meter: Meter
+    meters: list[Meter] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     cached: bool = False
     reserved_tokens: int | None = None
@@ -33,13 +33,18 @@ class Notes:
     settled_tokens: int | None = None
     history_messages: int | None = None
     revision: int | None = None
-    settling: Join | None = None
+    settling: list[Join] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """Requests to the provider."""
+        return sum(meter.calls for meter in self.meters)
 
     def on(self, response: LLMResponse) -> LLMResponse:
         """``response`` with the report of its call."""
         self.cached = response.cached
         report = CallReport.model_construct(
-            provider_calls=0 if response.cached else self.meter.calls,
+            provider_calls=self.calls,
             reserved_tokens=self.reserved_tokens,
             decision=self.decision,
             settled_tokens=self.settled_tokens,
@@ -63,7 +68,7 @@ class Notes:
             "history %s, revision %s, %.1f ms",
             self.model,
             "answered" if kind is None else kind.__name__,
-            self.meter.calls,
+            self.calls,
             self.cached,
             None if decision is None else f"{decision.allowed}{' (degraded)' if decision.degraded else ''}",
             self.reserved_tokens,

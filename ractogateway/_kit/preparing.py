@@ -8,19 +8,26 @@ from typing import Any
 
 from ractogateway._checks import check_id
 from ractogateway._kit.provider import Provider
-from ractogateway._kit.request import RequestIdentity, identify, snapshot
+from ractogateway._kit.request import RequestIdentity, identify, snapshot, toolbox
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ChatConfig, Message
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import Tool
 
 __all__ = ["Preparation", "Request"]
 
 
 class Request:
-    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original."""
+    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original.
 
-    def __init__(self, config: ChatConfig, identify: Callable[[ChatConfig], RequestIdentity]) -> None:
+    ``tools`` are those that can be run, by their names; in ``config`` there are definitions alone.
+    """
+
+    def __init__(
+        self, config: ChatConfig, tools: Mapping[str, Tool], identify: Callable[[ChatConfig], RequestIdentity]
+    ) -> None:
         self.config = config
+        self.tools = tools
         self._identify = identify
 
     @cached_property
@@ -31,6 +38,10 @@ class Request:
             InvalidTypeError, InvalidValueError: It holds what cannot be sent.
         """
         return self._identify(self.config)
+
+    def having(self, **messages: list[Message | Mapping[str, Any]]) -> Request:
+        """The same request with other messages in these fields of its config."""
+        return Request(self.config.model_copy(update=messages), self.tools, self._identify)
 
 
 class Preparation:
@@ -51,16 +62,20 @@ class Preparation:
         """
         if not isinstance(config, ChatConfig):
             raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
+        tools = toolbox(config)
         config = snapshot(config)
         self._provider.check(config)
-        return Request(config, self._identify)
+        return Request(config, tools, self._identify)
 
     def after(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` before its own history."""
         if not messages:
             return request
-        config = request.config.model_copy(update={"history": [*messages, *request.config.history]})
-        return Request(config, self._identify)
+        return request.having(history=[*messages, *request.config.history])
+
+    def followed(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
+        """The same request with ``messages`` behind the user's and what had followed it."""
+        return request.having(following=[*request.config.following, *messages])
 
     def arguments(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""

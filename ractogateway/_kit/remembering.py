@@ -4,21 +4,19 @@ The history is loaded, with its revision, before anything else is done; the whol
 results of tools, the answer) is appended by one write after the answer is there. A call that fails writes nothing.
 
 **Two calls of one conversation at once** do not see each other's turn. Both turns are kept, each whole, in the order
-in which their answers ended. But nothing is appended to a conversation that was cleared, replaced, popped or expired
-meanwhile, nor results of tools behind somebody else's turn: that is a `TurnNotRemembered`.
+in which their answers ended. But nothing is appended to a conversation that was cleared, replaced or popped
+meanwhile: that is a `TurnNotRemembered`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ractogateway._kit.asking import Asking
 from ractogateway._kit.given import Given
-from ractogateway._kit.request import history_shapes
+from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import InvalidValueError, RactoGatewayError, RevisionConflict, TurnNotRemembered
 from ractogateway.messages import ChatConfig, LLMResponse, Message
@@ -104,10 +102,11 @@ class Remembering:
     @staticmethod
     def check(config: ChatConfig) -> None:
         """Refuse a history beside the memory's own: it would be remembered again with every call."""
-        if not all(map(_goes_on, history_shapes(config))):
+        following_shapes(config)  # raises for what cannot be sent
+        if config.history:
             raise InvalidValueError(
-                "history may hold nothing but results of tools beside a conversation_id: what was said before comes "
-                "from the kit's memory (memory.extend brings older messages there)"
+                "history must be empty beside a conversation_id: what was said before comes from the kit's memory "
+                "(memory.extend brings older messages there), and what happened in this turn belongs into following"
             )
 
     async def load(self, side: Side, config: ChatConfig) -> Remembered | None:
@@ -122,23 +121,23 @@ class Remembering:
         return Remembered(config.conversation_id, changes.messages, changes.revision)
 
     async def keep(
-        self, asking: Asking, config: ChatConfig, before: Remembered | None, response: LLMResponse
+        self, side: Side, config: ChatConfig, before: Remembered | None, response: LLMResponse
     ) -> int | None:
         """Append a turn; the new revision. None where there is none, or nothing was answered.
+
+        An answer with calls for the caller to run is no end of a turn either: the whole turn is appended with the
+        answer to the request that brings their results (`ChatConfig.following`).
 
         Raises:
             TurnNotRemembered: see above.
         """
-        if self._given is None or before is None:
+        if self._given is None or before is None or response.tool_calls or not response.content:
             return None
-        answer = _answer(response)
-        if answer is None:
-            return None
-        # Rounds that were not made by this very call belong to a turn of somebody else.
-        turn = [*_question(config), *([] if response.cached else asking.rounds), answer]
+        new = user_shape(config)
+        turn = [*([] if new is None else [new]), *following_shapes(config), *response.messages]
         request_id = os.urandom(16).hex()
         try:
-            return await self._extend(asking.side, self._given, before, turn, request_id)
+            return await self._extend(side, self._given, before, turn, request_id)
         except RactoGatewayError as error:
             raise TurnNotRemembered(
                 f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
@@ -157,50 +156,9 @@ class Remembering:
                 )
             except RevisionConflict as conflict:
                 changes = await side.call(given, "get_changes", conversation_id, revision)
-                if changes.anew or _goes_on(turn[0]):
+                if changes.anew:
                     raise
                 revision, last = changes.revision, conflict
             else:
                 return made
         raise last
-
-
-def _question(config: ChatConfig) -> list[dict[str, Any]]:
-    """What a request says that is new."""
-    messages = history_shapes(config)
-    if config.attachments:
-        text = [{"type": "text", "text": config.user_message}] if config.user_message else []
-        messages.append({"role": "user", "content": [*text, *config.attachments]})
-    elif config.user_message:
-        messages.append({"role": "user", "content": config.user_message})
-    return messages
-
-
-def _answer(response: LLMResponse) -> dict[str, Any] | None:
-    """An answer as a message; None for one that says nothing, which no provider takes back."""
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments_json or json.dumps(call.arguments)},
-        }
-        for call in response.tool_calls
-    ]
-    if calls:
-        return {"role": "assistant", "content": response.content, "tool_calls": calls}
-    return {"role": "assistant", "content": response.content} if response.content else None
-
-
-def _goes_on(message: Mapping[str, Any]) -> bool:
-    """Whether a message goes on with the turn under way: the result of a tool, in the shape of any provider."""
-    if message["role"] in ("tool", "function"):
-        return True
-    content = message.get("content")
-    return (
-        message["role"] == "user"
-        and isinstance(content, list)
-        and any(
-            isinstance(part, Mapping) and (part.get("type") == "tool_result" or "functionResponse" in part)
-            for part in content
-        )
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,10 @@ from ractogateway._driving import drive
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.given import Given
 from ractogateway._kit.provider import Provider
+from ractogateway._kit.running import run_here, run_together
 from ractogateway.errors import InvalidTypeError
+from ractogateway.messages import ToolCall
+from ractogateway.tools import Tool
 
 __all__ = ["END", "AsyncSide", "BlockingSide", "Join", "Side"]
 
@@ -89,6 +92,10 @@ class Side(ABC):
         """Call a function of the user's: a coroutine function is awaited, a blocking one runs where it may block."""
 
     @abstractmethod
+    async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
+        """Run tools for a model; what it is told of each, in their order."""
+
+    @abstractmethod
     async def compute(self, function: Callable[[], T]) -> T:
         """Call a function of ours that keeps the processor busy."""
 
@@ -135,6 +142,9 @@ class BlockingSide(Side):
                 result.close()
             raise InvalidTypeError("chat and stream were given a coroutine function; use achat or astream")
         return result
+
+    async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
+        return run_here(calls)
 
     async def compute(self, function: Callable[[], T]) -> T:
         return function()
@@ -191,6 +201,9 @@ class AsyncSide(Side):
             else await _in_thread(partial(function, *arguments, **named))
         )
         return await result if inspect.isawaitable(result) else result
+
+    async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
+        return await run_together(calls)
 
     async def compute(self, function: Callable[[], T]) -> T:
         return await _in_thread(function)

@@ -1,0 +1,470 @@
+"""Tools that a kit runs by itself: the same for every provider, in whole answers and in streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import threading
+import time
+from typing import Annotated, Any
+
+import pytest
+from kit_wires import WEATHER, Person
+from pydantic import Field
+
+from ractogateway import ChatConfig, ToolRegistry
+from ractogateway.cache import ExactMatchCache
+from ractogateway.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ProviderRateLimited,
+    ProviderRequestRejected,
+    ToolError,
+)
+from ractogateway.messages import FinishReason, LLMResponse, StreamChunk, ToolCall, Usage
+
+ASK = "Use get_weather, please"
+
+
+class Weather:
+    """Two tools and what was asked of them."""
+
+    def __init__(self, answer: str = "rain", **options: Any) -> None:
+        self.asked: list[str] = []
+        self.answer = answer
+        self.tools = ToolRegistry(**options)
+        self.tools.register(self.get_weather)
+        self.tools.register(self.get_time)
+
+    def get_weather(self, city: Annotated[str, Field(description="A city's name")]) -> str:
+        """The weather of a city."""
+        self.asked.append(f"get_weather {city}")
+        return self.answer
+
+    async def get_time(self, city: str) -> dict[str, str]:
+        """The time in a city."""
+        self.asked.append(f"get_time {city}")
+        await asyncio.sleep(0)
+        return {"time": "noon"}
+
+
+def config_of(weather: Weather, message: str = ASK, *, rounds: int = 3, **more: Any) -> ChatConfig:
+    return ChatConfig(user_message=message, tools=weather.tools, tool_rounds=rounds, **more)
+
+
+def sent(endpoint: Any) -> list[str]:
+    return [json.dumps(request.body, sort_keys=True) for request in endpoint.seen]
+
+
+def test_tools_run_until_the_model_answers(ask, make, endpoint):
+    weather = Weather()
+    answer = ask(make(), config_of(weather))
+
+    assert (answer.finish_reason, answer.tool_calls) == (FinishReason.STOP, [])
+    assert answer.content.endswith(".")
+    assert len(weather.asked) == 1
+    calls, result = answer.following
+    (call,) = calls["tool_calls"]
+    assert (call["function"]["name"], calls["role"]) == ("get_weather", "assistant")
+    assert weather.asked == [f"get_weather {json.loads(call['function']['arguments'])['city']}"]
+    assert result == {"role": "tool", "tool_call_id": call["id"], "content": "rain"}
+    assert endpoint.requests == 2
+    first, second = sent(endpoint)
+    assert "rain" in second
+    assert "rain" not in first
+    assert "The weather of a city." in first
+
+
+def test_calls_of_one_round_keep_their_order(ask, make, endpoint):
+    weather = Weather()
+    answer = ask(make("twice"), config_of(weather, "Use get_time and get_weather"))
+
+    calls, *results, again, third, fourth = answer.following
+    names = [call["function"]["name"] for call in calls["tool_calls"]]
+    assert names == ["get_weather", "get_time"] == [call["function"]["name"] for call in again["tool_calls"]]
+    assert [each["tool_call_id"] for each in results] == [call["id"] for call in calls["tool_calls"]]
+    assert [each["content"] for each in (*results, third, fourth)] == ["rain", '{"time":"noon"}'] * 2
+    assert sorted(each.partition(" ")[0] for each in weather.asked) == ["get_time"] * 2 + ["get_weather"] * 2
+    assert endpoint.requests == 3
+
+
+def test_what_all_rounds_cost_is_told_together(ask, make, endpoint):
+    weather = Weather()
+    kit = make("think-tools")
+    answer = ask(kit, config_of(weather))
+    singly = [ask(kit, config_of(weather, rounds=0))]
+    results = [asyncio.run(weather.tools.acall(call)) for call in singly[0].tool_calls]
+    singly.append(ask(kit, config_of(weather, rounds=0, following=[*singly[0].messages, *results])))
+
+    assert answer.content == singly[1].content
+    assert answer.usage == singly[0].usage + singly[1].usage
+    assert min(answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.reasoning_tokens) > 0
+    # By hand and by the kit, the same is sent.
+    requests = sent(endpoint)
+    assert requests[:2] == requests[2:]
+
+
+def test_what_a_provider_signed_goes_back_to_it(ask, make, wire, endpoint):
+    """The stand-ins refuse calls that come back without the thought that was signed."""
+    weather = Weather()
+    kit = make("think-tools")
+    config = config_of(weather, "Use get_time and get_weather")
+    answer = ask(kit, config)
+    assert answer.content
+    calls = answer.following[0]
+    if wire.cached:  # a stand-in that signs
+        told = json.dumps(calls)
+        assert "c2lnbmVk" in told
+        for place in ("thinking_blocks", "extra_content"):
+            told = told.replace(place, "elsewhere")
+        lost = {"following": [json.loads(told), *answer.following[1:]], "tool_rounds": 0}
+        with pytest.raises(ProviderRequestRejected, match="400"):
+            ask(kit, config.model_copy(update=lost))
+
+
+def test_what_one_provider_signed_is_nothing_to_another(asks, make, wire, endpoint):
+    google = {"google": {"thought_signature": "c2lnbmVk"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    thoughts = [{"type": "thinking", "thinking": "Hm.", "signature": "CANARY"}]
+    said = {"role": "assistant", "content": None, "tool_calls": [{**call, "extra_content": google}]}
+    following = [{**said, "thinking_blocks": thoughts}, {"role": "tool", "tool_call_id": "c1", "content": "rain"}]
+    asks["chat"](make(), ChatConfig(user_message=ASK, tools=[WEATHER], following=following))
+    body = sent(endpoint)[-1]
+    assert ("CANARY" in body) == (wire.kit.__name__ != "GoogleDeveloperKit")
+    assert ("c2lnbmVk" in body) == (wire.kit.__name__ != "AnthropicDeveloperKit")
+
+
+def test_the_bound_hands_out_the_last_answer_with_its_calls(ask, make, endpoint):
+    weather = Weather()
+    answer = ask(make("keep-calling"), config_of(weather, rounds=2))
+
+    assert endpoint.requests == 3
+    assert len(weather.asked) == 2
+    assert answer.finish_reason is FinishReason.TOOL_CALLS
+    assert [call.name for call in answer.tool_calls] == ["get_weather"]
+    assert [each["role"] for each in answer.messages] == ["assistant", "tool", "assistant", "tool", "assistant"]
+    # And the caller may go on from there.
+    results = [weather.tools.call(call) for call in answer.tool_calls]
+    update = {"following": [*answer.messages, *results], "tool_rounds": 1}
+    assert ask(make(), config_of(weather).model_copy(update=update)).content
+
+
+def test_without_rounds_the_calls_are_the_callers(ask, make, endpoint):
+    weather = Weather()
+    answer = ask(make(), config_of(weather, rounds=0))
+    assert ([call.name for call in answer.tool_calls], answer.following, weather.asked) == (["get_weather"], [], [])
+    assert endpoint.requests == 1
+
+
+def test_a_tool_that_only_a_definition_names_is_the_callers(ask, make, endpoint):
+    weather = Weather()
+    other = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    config = config_of(weather, "Use get_weather and look_up").model_copy(update={"tools": [weather.tools, other]})
+    answer = ask(make(), config)
+    assert [call.name for call in answer.tool_calls] == ["get_weather", "look_up"]
+    assert (weather.asked, endpoint.requests) == ([], 1)
+
+
+def test_a_tool_that_fails_or_is_not_there_is_told_to_the_model(ask, make, endpoint):
+    for model, tools, told in (
+        ("unknown-tool", Weather().tools, "Error: there is no tool no_such_tool"),
+        ("stand-in", failing(ValueError("CANARY")), "Error: the tool failed (ValueError)"),
+        ("stand-in", failing(ToolError("try Rome")), "Error: try Rome"),
+    ):
+        answer = ask(make(model), ChatConfig(user_message=ASK, tools=tools, tool_rounds=1))
+        assert answer.following[-1]["content"] == told
+        assert answer.content
+        assert json.dumps(told) in sent(endpoint)[-1]
+        assert "CANARY" not in sent(endpoint)[-1]
+
+
+def failing(error: Exception, **options: Any) -> ToolRegistry:
+    tools = ToolRegistry(**options)
+
+    @tools.tool
+    def get_weather(city: str) -> str:
+        raise error
+
+    return tools
+
+
+def test_a_tools_error_is_raised_where_that_is_wanted(ask, make, endpoint):
+    tools = failing(ZeroDivisionError("mine"), on_error="raise")
+    tools.register(Weather().get_time)
+    config = ChatConfig(user_message="Use get_weather and get_time", tools=tools, tool_rounds=1)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        ask(make(), config)
+    assert endpoint.requests == 1
+
+
+def test_a_provider_that_fails_in_a_later_round_fails_the_call(ask, make, wire, endpoint):
+    weather = Weather()
+    kit = make()
+
+    @weather.tools.tool
+    def spoil(city: str) -> str:
+        kit._preparation.model = "error-429"
+        return "x"
+
+    with pytest.raises(ProviderRateLimited):
+        ask(kit, config_of(weather, "Use spoil"))
+    assert endpoint.requests == 2
+
+
+def test_blocking_tools_run_together_in_threads(make):
+    tools, meeting = ToolRegistry(), threading.Barrier(2, timeout=20)
+
+    @tools.tool
+    def get_weather(city: str) -> str:
+        meeting.wait()
+        return str(threading.get_ident())
+
+    @tools.tool
+    def get_time(city: str) -> str:
+        meeting.wait()
+        return str(threading.get_ident())
+
+    async def main() -> LLMResponse:
+        return await make().achat(ChatConfig(user_message="Use get_weather and get_time", tools=tools, tool_rounds=1))
+
+    threads = {each["content"] for each in asyncio.run(main()).following[1:]}
+    assert len(threads) == 2
+    assert str(threading.get_ident()) not in threads
+
+
+def test_async_tools_run_in_the_callers_loop_or_in_one_of_their_own(asks, make):
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
+    tools, seen = ToolRegistry(), []
+
+    @tools.tool
+    async def get_weather(city: str) -> str:
+        seen.append((asyncio.get_running_loop(), threading.current_thread(), variable.get()))
+        return "rain"
+
+    config = ChatConfig(user_message=ASK, tools=tools, tool_rounds=1)
+    variable.set("here")
+
+    async def main() -> asyncio.AbstractEventLoop:
+        await make().achat(config)
+        with pytest.warns(Warning, match="stops the event loop"):
+            make().chat(config)
+        return asyncio.get_running_loop()
+
+    asks["chat"](make(), config)
+    loop = asyncio.run(main())
+    assert seen[0][1] is not threading.current_thread()
+    assert seen[1][:2] == (loop, threading.current_thread())
+    assert seen[2][0] not in (seen[0][0], loop)
+    assert [each[2] for each in seen] == ["here"] * 3
+
+
+def test_a_cancelled_call_ends_its_tools(make, eventually):
+    tools, ended = ToolRegistry(), []
+
+    @tools.tool
+    async def get_weather(city: str) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(city)
+
+    async def main() -> None:
+        task = asyncio.create_task(make().achat(ChatConfig(user_message=ASK, tools=tools, tool_rounds=1)))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = asyncio.Event()
+    asyncio.run(main())
+    assert len(ended) == 1
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def chunks_of(kit: Any, config: ChatConfig, method: str) -> list[StreamChunk]:
+    async def consume() -> list[StreamChunk]:
+        return [chunk async for chunk in kit.astream(config)]
+
+    return list(kit.stream(config)) if method == "stream" else asyncio.run(consume())
+
+
+@pytest.mark.parametrize("method", ["stream", "astream"])
+def test_a_stream_tells_of_each_round(make, method):
+    weather = Weather()
+    chunks = chunks_of(make("think-tools"), config_of(weather), method)
+
+    assert [chunk.is_final for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    ends = [index for index, chunk in enumerate(chunks) if chunk.response is not None]
+    interim, last = (chunks[index] for index in ends)
+    assert [call.name for call in interim.response.tool_calls] == ["get_weather"]
+    assert interim.finish_reason is FinishReason.TOOL_CALLS
+    assert "".join(chunk.thinking_delta for chunk in chunks[: ends[0]]) == interim.response.thinking
+    assert "".join(chunk.delta for chunk in chunks[ends[0] :]) == chunks[-2].text == last.text == last.response.content
+    assert len(last.response.following) == 2
+    assert last.response.usage.total_tokens > interim.response.usage.total_tokens
+
+
+@pytest.mark.parametrize("method", ["stream", "astream"])
+def test_the_reader_of_a_stream_sees_the_calls_before_they_run(make, method):
+    weather = Weather()
+    kit = make()
+
+    async def consume() -> None:
+        async for chunk in kit.astream(config_of(weather)):
+            check(chunk)
+
+    def check(chunk: StreamChunk) -> None:
+        if chunk.response is not None and not chunk.is_final:
+            assert weather.asked == []
+            seen.append(chunk)
+
+    seen: list[StreamChunk] = []
+    if method == "stream":
+        for chunk in kit.stream(config_of(weather)):
+            check(chunk)
+    else:
+        asyncio.run(consume())
+    assert (len(seen), len(weather.asked)) == (1, 1)
+
+
+def test_leaving_a_stream_between_rounds_runs_nothing(make, endpoint, eventually):
+    weather = Weather()
+    kit = make()
+
+    async def leave() -> None:
+        stream = kit.astream(config_of(weather))
+        async for chunk in stream:
+            if chunk.response is not None:
+                break
+        await stream.aclose()
+
+    stream = kit.stream(config_of(weather))
+    next(chunk for chunk in stream if chunk.response is not None)
+    stream.close()
+    asyncio.run(leave())
+    assert (weather.asked, endpoint.requests) == ([], 2)
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_kept_for_each_round_and_tools_always_run(ask, make, endpoint):
+    weather = Weather()
+    kit = make(exact_cache=ExactMatchCache())
+    first, second = ask(kit, config_of(weather)), ask(kit, config_of(weather))
+
+    assert endpoint.requests == 2
+    assert len(weather.asked) == 2
+    assert (first.cached, second.cached) == (False, True)
+    assert (second.content, second.following) == (first.content, first.following)
+    assert (second.usage, second.saved_usage) == (Usage(), first.usage)
+
+    weather.answer = "sun"
+    third = ask(kit, config_of(weather))
+    assert endpoint.requests == 3, "the same question, and another answer to the second"
+    assert third.content != first.content
+    assert not third.cached
+    assert third.saved_usage.total_tokens > 0 < third.usage.total_tokens
+
+
+def test_the_calls_of_a_cached_answer_keep_what_was_signed(asks, make):
+    kit = make("think-tools", exact_cache=ExactMatchCache())
+    weather = Weather()
+    for ask in asks.values():
+        assert ask(kit, config_of(weather)).content
+    assert len(weather.asked) == 4
+
+
+def test_a_tool_is_known_by_its_definition(asks, make, endpoint):
+    kit = make(exact_cache=ExactMatchCache())
+    one, same, other = Weather(), Weather(), ToolRegistry()
+
+    @other.tool
+    def get_weather(city: str) -> str:
+        """The weather of a city."""
+        return "rain"
+
+    other.register(one.get_time)
+    plain = config_of(one, rounds=0)
+    cached = [
+        asks["chat"](kit, config).cached
+        for config in (
+            plain,
+            config_of(same, rounds=0),
+            config_of(one, rounds=0).model_copy(update={"tools": one.tools.definitions}),
+            ChatConfig(user_message=ASK, tools=other),
+        )
+    ]
+    assert cached == [False, True, True, False], "a parameter of the last has no description"
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_two_tools_of_one_name_are_refused_before_anything_is_sent(ask, make, endpoint):
+    weather = Weather()
+    for tools in ([weather.tools, WEATHER], [WEATHER, weather.tools], [weather.tools, Weather().tools]):
+        with pytest.raises(InvalidValueError, match="two tools of the name get_weather"):
+            ask(make(), ChatConfig(user_message=ASK, tools=tools))
+    with pytest.raises(InvalidTypeError):
+        ask(make(), config_of(weather).model_copy(update={"tools": [7]}))
+    assert endpoint.requests == 0
+
+
+def test_what_is_changed_while_a_call_is_under_way_does_not_reach_it(make):
+    weather = Weather()
+
+    @weather.tools.tool
+    def change(city: str) -> str:
+        config.following.append({"role": "user", "content": "CANARY"})
+        weather.tools.register(lambda: 1, name="later")
+        return "changed"
+
+    config = config_of(weather, "Use change", following=[])
+    answer = make().chat(config)
+    assert "CANARY" not in json.dumps(answer.following)
+    assert answer.content
+
+
+def test_structured_output_comes_after_the_tools(ask, make):
+    answer = ask(make(), config_of(Weather(), response_model=Person))
+    assert isinstance(answer.parsed, Person)
+    assert len(answer.following) == 2
+
+
+def test_a_value_of_a_call_is_never_in_a_repr():
+    call = ToolCall(id="c1", name="f", arguments={"a": "CANARY"}, provider_fields={"x": "CANARY"})
+    answer = LLMResponse(
+        tool_calls=[call], following=[{"role": "user", "x": "CANARY"}], provider_fields={"a": "CANARY"}
+    )
+    assert "CANARY" not in f"{call!r} {answer!r} {ChatConfig(user_message='q', following=answer.messages)!r}"
+
+
+def test_time_passes_while_a_tool_runs(make):
+    """A blocking tool does not hold up the loop that awaits it."""
+    tools, ticks = ToolRegistry(), []
+    started, enough = threading.Event(), threading.Event()
+
+    @tools.tool
+    def get_weather(city: str) -> bool:
+        started.set()
+        return enough.wait(20)
+
+    async def tick() -> None:
+        while len(ticks) < 20:
+            await asyncio.sleep(0.001)
+            if started.is_set():
+                ticks.append(time.monotonic())
+        enough.set()
+
+    async def main() -> LLMResponse:
+        ticking = asyncio.create_task(tick())
+        answer = await make().achat(ChatConfig(user_message=ASK, tools=tools, tool_rounds=1))
+        await ticking
+        return answer
+
+    assert asyncio.run(main()).following[-1]["content"] == "true"
