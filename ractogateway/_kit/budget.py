@@ -121,14 +121,18 @@ class Charge:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._reservation is not None:
+        if self._reservation is None:
+            return
+        if error is None:  # meanwhile the cache stores the answer
+            self._notes.settling.append(await self._asking.side.begin(self._end))
+        else:
             await self._asking.side.cleanup(self._end, seconds=_SETTLE_SECONDS)
 
     async def _end(self) -> None:
         given, side = self._budget.given, self._asking.side
         assert given is not None  # noqa: S101 - or there was nothing to reserve
-        used = await self._asking.meter.tokens(side, self._budget.estimator)
         try:
+            used = await self._asking.meter.tokens(side, self._budget.estimator)
             counted = (
                 await side.call(given, "settle", min(used, MAX_TOKENS), of=self._reservation)
                 if used

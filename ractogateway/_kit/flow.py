@@ -58,14 +58,17 @@ class Flow:
         self._remembering = remembering
         self._cache_max_temperature = check_temperature(cache_max_temperature, "cache_max_temperature")
 
-    def check(self, config: ChatConfig, *, blocking: bool) -> None:
-        """Refuse a request that the tools cannot serve, before anything is sent."""
+    def check(self, request: Request, *, blocking: bool) -> None:
+        """Refuse a request that the tools cannot serve, or that cannot be sent, before anything is."""
         if blocking:
             for tool in (self._cache, self._budget, self._remembering):
                 if tool.given is not None:
                     tool.given.check_blocking()
-        self._budget.check(config)
-        self._remembering.check(config)
+        self._budget.check(request.config)
+        if self._remembering.concerns(request.config):
+            self._remembering.check(request.config)
+        else:
+            request.identity  # noqa: B018 - it is checked while it is made; in a conversation it will be another
 
     async def answer(self, side: Side, request: Request) -> LLMResponse:
         """Answer one request, and run the tools that the model asks for."""
@@ -140,6 +143,8 @@ class Flow:
         """The turn remembered, and the answer with the report of its call."""
         notes.cached = response.cached
         notes.revision = await self._remembering.keep(side, request.config, before, response)
+        for settled in notes.settling:
+            await settled()
         return notes.on(response)
 
     def _wanted(self, request: Request) -> Wanted:

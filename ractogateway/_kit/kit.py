@@ -127,13 +127,13 @@ class DeveloperKit:
 
     def _prepare_blocking(self, config: ChatConfig) -> Request:
         request = self._prepare(config)
-        self._flow.check(request.config, blocking=True)
+        self._flow.check(request, blocking=True)
         check_running_loop(_ADVICE)
         return request
 
     def _prepare_async(self, config: ChatConfig) -> Request:
         request = self._prepare(config)
-        self._flow.check(request.config, blocking=False)
+        self._flow.check(request, blocking=False)
         return request
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ractogateway._kit.metering import Meter
+from ractogateway._kit.sides import Join
 from ractogateway.messages import CallReport, LLMResponse
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Notes:
     settled_tokens: int | None = None
     history_messages: int | None = None
     revision: int | None = None
+    settling: list[Join] = field(default_factory=list)
 
     @property
     def calls(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ractogateway._checks import check_id
@@ -17,16 +17,31 @@ from ractogateway.tools import Tool
 __all__ = ["Preparation", "Request"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original.
 
     ``tools`` are those that can be run, by their names; in ``config`` there are definitions alone.
     """
 
-    config: ChatConfig
-    identity: RequestIdentity
-    tools: Mapping[str, Tool] = field(default_factory=dict)
+    def __init__(
+        self, config: ChatConfig, tools: Mapping[str, Tool], identify: Callable[[ChatConfig], RequestIdentity]
+    ) -> None:
+        self.config = config
+        self.tools = tools
+        self._identify = identify
+
+    @cached_property
+    def identity(self) -> RequestIdentity:
+        """What a cache knows it by.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: It holds what cannot be sent.
+        """
+        return self._identify(self.config)
+
+    def having(self, **messages: list[Message | Mapping[str, Any]]) -> Request:
+        """The same request with other messages in these fields of its config."""
+        return Request(self.config.model_copy(update=messages), self.tools, self._identify)
 
 
 class Preparation:
@@ -40,7 +55,7 @@ class Preparation:
         self._default_prompt = default_prompt
 
     def prepare(self, config: ChatConfig) -> Request:
-        """Copy and check a config.
+        """Copy and check a config. (Not its history: that may be the smaller part of the one that will be sent.)
 
         Raises:
             InvalidTypeError, InvalidValueError: It cannot be sent. Nothing was.
@@ -50,21 +65,17 @@ class Preparation:
         tools = toolbox(config)
         config = snapshot(config)
         self._provider.check(config)
-        return Request(config, self._identify(config), tools)
+        return Request(config, tools, self._identify)
 
     def after(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` before its own history."""
         if not messages:
             return request
-        return self._with(request, history=[*messages, *request.config.history])
+        return request.having(history=[*messages, *request.config.history])
 
     def followed(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` behind the user's and what had followed it."""
-        return self._with(request, following=[*request.config.following, *messages])
-
-    def _with(self, request: Request, **messages: list[Message | Mapping[str, Any]]) -> Request:
-        config = request.config.model_copy(update=messages)
-        return replace(request, config=config, identity=self._identify(config))
+        return request.having(following=[*request.config.following, *messages])
 
     def arguments(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""

@@ -4,8 +4,8 @@ The history is loaded, with its revision, before anything else is done; the whol
 results of tools, the answer) is appended by one write after the answer is there. A call that fails writes nothing.
 
 **Two calls of one conversation at once** do not see each other's turn. Both turns are kept, each whole, in the order
-in which their answers ended. But nothing is appended to a conversation that was cleared, replaced, popped or expired
-meanwhile, nor results of tools behind somebody else's turn: that is a `TurnNotRemembered`.
+in which their answers ended. But nothing is appended to a conversation that was cleared, replaced or popped
+meanwhile: that is a `TurnNotRemembered`.
 """
 
 from __future__ import annotations
@@ -95,9 +95,15 @@ class Remembering:
         """The memory."""
         return self._given
 
-    def check(self, config: ChatConfig) -> None:
+    def concerns(self, config: ChatConfig) -> bool:
+        """Whether a request is part of a conversation."""
+        return self._given is not None and config.conversation_id is not None
+
+    @staticmethod
+    def check(config: ChatConfig) -> None:
         """Refuse a history beside the memory's own: it would be remembered again with every call."""
-        if self._given is not None and config.conversation_id is not None and config.history:
+        following_shapes(config)  # raises for what cannot be sent
+        if config.history:
             raise InvalidValueError(
                 "history must be empty beside a conversation_id: what was said before comes from the kit's memory "
                 "(memory.extend brings older messages there), and what happened in this turn belongs into following"
@@ -150,24 +156,9 @@ class Remembering:
                 )
             except RevisionConflict as conflict:
                 changes = await side.call(given, "get_changes", conversation_id, revision)
-                if changes.anew or _goes_on(turn[0]):
+                if changes.anew:
                     raise
                 revision, last = changes.revision, conflict
             else:
                 return made
         raise last
-
-
-def _goes_on(message: Mapping[str, Any]) -> bool:
-    """Whether a message goes on with the turn under way: the result of a tool, in the shape of any provider."""
-    if message["role"] in ("tool", "function"):
-        return True
-    content = message.get("content")
-    return (
-        message["role"] == "user"
-        and isinstance(content, list)
-        and any(
-            isinstance(part, Mapping) and (part.get("type") == "tool_result" or "functionResponse" in part)
-            for part in content
-        )
-    )

@@ -6,6 +6,7 @@ thread. An `AsyncSide` never blocks the loop it is awaited in.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -25,9 +26,13 @@ from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ToolCall
 from ractogateway.tools import Tool
 
-__all__ = ["END", "AsyncSide", "BlockingSide", "Side"]
+__all__ = ["END", "AsyncSide", "BlockingSide", "Join", "Side"]
 
 T = TypeVar("T")
+
+Join = Callable[[], Awaitable[None]]
+
+_running: set[asyncio.Task[None]] = set()  # a loop itself refers to its tasks weakly
 
 END: Any = object()
 """What comes after the last event of a stream."""
@@ -95,6 +100,10 @@ class Side(ABC):
         """Call a function of ours that keeps the processor busy."""
 
     @abstractmethod
+    async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
+        """Begin work that goes on by itself; what is returned waits for its end."""
+
+    @abstractmethod
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
         """Run ``work`` for at most ``seconds``, also for a caller who was cancelled."""
 
@@ -139,6 +148,10 @@ class BlockingSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return function()
+
+    async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
+        await work()
+        return _at_once
 
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:  # noqa: ARG002
         # Nothing can cancel a driven coroutine, and each call inside has its own time limit.
@@ -195,9 +208,19 @@ class AsyncSide(Side):
     async def compute(self, function: Callable[[], T]) -> T:
         return await _in_thread(function)
 
+    async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
+        task = asyncio.get_running_loop().create_task(work())
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+        return lambda: asyncio.shield(task)
+
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
         with move_on_after(seconds, shield=True):
             await work()
+
+
+async def _at_once() -> None:
+    """The work is done when its caller gets here."""
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

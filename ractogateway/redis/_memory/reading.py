@@ -11,6 +11,8 @@ from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Window
 from ractogateway.redis.turns import kind_of, takes_part_in_tool_use
 
+_CHANGES_TRIES = 8
+
 
 class _Read(NamedTuple):
     window: Window
@@ -54,7 +56,16 @@ async def changes(store: Store, place: Place, since: int) -> ConversationChanges
         return ConversationChanges(delta.revision, messages)
     # Something that this reader cannot read, and its copy never had, may be among what has left, or in the turn that
     # these messages go on with.
-    whole = delta if delta.anew else await store.port.run(calls.read_changes(place.keys, since=0))
+    whole = delta
+    for _ in range(_CHANGES_TRIES):
+        if delta.anew:
+            break
+        # Together, so that the conversation hardly ever moves on in between.
+        both = [calls.read_changes(place.keys, since=revision) for revision in (since, 0)]
+        delta, whole = await store.port.run_many(both)
+        if whole.revision == delta.revision:
+            break
+    messages = store.codec.attempt(place.keys, delta.entries).messages
     everything, unreadable = store.codec.attempt(place.keys, whole.entries)
     if delta.anew or unreadable or whole.revision != delta.revision:
         store.counters.skipped(len(whole.entries) - len(everything))
