@@ -11,6 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import is_instance_schema
+
 from ractogateway._checks import check_id, check_tokens
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 
@@ -146,6 +150,11 @@ class RactoFile:
     @cached_property
     def _digest(self) -> bytes:
         return sha256(self.data).digest()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """An instance, and nothing that could be made into one: a content part is a mapping, too."""
+        return is_instance_schema(cls)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # nothing in it can change

@@ -154,7 +154,7 @@ class ToolRegistry:
     def __init__(self, *, on_error: OnToolError = "tell") -> None:
         if on_error not in ("tell", "raise") and not callable(on_error):
             raise InvalidValueError('on_error must be "tell", "raise" or a function')
-        self._on_error = on_error
+        self._on_error: OnToolError = on_error
         self._tools: dict[str, Tool] = {}
 
     @overload
