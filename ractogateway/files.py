@@ -43,7 +43,8 @@ class RactoFile:
 
     Made by `from_path` or `from_bytes`. It cannot be changed, so one may be used in many requests at once. Its bytes
     and the name that a provider is told (of a PDF or a text, never of an image) are part of what a cache knows a
-    request by. Neither its content nor its name is in its ``repr``.
+    request by. Neither its content nor its name is in its ``repr``. Which kinds a model reads is the provider's to say:
+    Google's take no GIF.
 
     Attributes:
         data: The bytes.

@@ -282,6 +282,24 @@ def test_a_cancelled_call_ends_its_tools(make, eventually):
     assert len(ended) == 1
 
 
+def test_what_a_tool_waited_for_may_be_cancelled(make):
+    """That is no cancellation of the caller."""
+    tools = Weather().tools
+
+    @tools.tool
+    async def wait(city: str) -> None:
+        waiting = asyncio.ensure_future(asyncio.sleep(3600))
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        await waiting
+
+    for message, others in (("Use wait", []), ("Use get_weather and wait", ["rain"])):
+        config = ChatConfig(user_message=message, tools=tools, tool_rounds=1)
+        answer = asyncio.run(make().achat(config))
+        told = [each["content"] for each in answer.following[1:]]
+        assert told == [*others, "Error: the tool failed (CancelledError)"]
+        assert answer.content
+
+
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +421,15 @@ def test_a_tool_is_known_by_its_definition(asks, make, endpoint):
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", ["anthropic"], indirect=True)
+def test_names_that_are_none_are_nobodys(make, endpoint):
+    odd = [{"type": "function", "function": {"name": {}}}, {"name": []}, {"type": "x"}, {"type": "x"}]
+    config = ChatConfig(user_message="Hello", tools=[*odd, Weather().tools], tool_rounds=1)
+    with pytest.raises(InvalidValueError, match="needs a name"):
+        make().chat(config)
+    assert endpoint.requests == 0
 
 
 def test_two_tools_of_one_name_are_refused_before_anything_is_sent(ask, make, endpoint):
