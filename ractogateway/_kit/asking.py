@@ -7,9 +7,9 @@ from typing import Any
 
 from ractogateway._kit.clients import CLOSE_SECONDS
 from ractogateway._kit.failures import provider_errors
-from ractogateway._kit.metering import Meter
+from ractogateway._kit.metering import Meter, nothing
 from ractogateway._kit.preparing import Preparation, Request
-from ractogateway._kit.provider import Collector, Provider
+from ractogateway._kit.provider import Provider
 from ractogateway._kit.replay import final_chunk
 from ractogateway._kit.sides import END, Side
 from ractogateway.messages import LLMResponse, StreamChunk
@@ -38,24 +38,25 @@ class Asking:
     async def ask(self, request: Request) -> LLMResponse:
         """The provider's answer, as it came."""
         client, arguments = await self._made_ready(request, stream=False)
+        sent = self.meter.began(request, nothing)
         try:
             with provider_errors(self._provider.translate):
                 answer = await self.side.send(client, arguments)
             response = self._provider.read(answer)
         except BaseException as error:
-            self.meter.broke(request, error)
+            self.meter.broke(sent, error)
             raise
-        self.meter.answered(request, response)
+        self.meter.answered(sent, response)
         return response
 
     async def stream(self, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """The provider's answer in pieces; the last chunk carries the whole, as it came.
 
-        To be closed (``aclosing``) by whoever does not read it to its end.
+        To be closed (`nested`) by whoever does not read it to its end.
         """
-        side = self.side
+        side, collector, events = self.side, self._provider.collector(), 0
         client, arguments = await self._made_ready(request, stream=True)
-        collector: Collector | None = None
+        sent = self.meter.began(request, lambda: collector.so_far() if events else None)
         try:
             with provider_errors(self._provider.translate):
                 source = await side.open(client, arguments)
@@ -66,22 +67,20 @@ class Asking:
                         event = await side.next_event(source)
                     if event is END:
                         break
-                    collector = collector or self._provider.collector()
+                    events += 1
                     chunk = collector.add(event)
                     if chunk is not None:
                         yield chunk
             finally:
                 await side.hang_up(source, seconds=CLOSE_SECONDS)
-            response = (collector or self._provider.collector()).finish()
+            response = collector.finish()
         except BaseException as error:
-            self.meter.broke(request, error, collector.so_far() if collector is not None else None)
+            self.meter.broke(sent, error)
             raise
-        self.meter.answered(request, response)
+        self.meter.answered(sent, response)
         yield final_chunk(response)
 
     async def _made_ready(self, request: Request, *, stream: bool) -> tuple[Any, dict[str, Any]]:
         with provider_errors(self._provider.translate):
             client = await self.side.client()
-            arguments = self._preparation.arguments(request, stream=stream)
-        self.meter.began()
-        return client, arguments
+            return client, self._preparation.arguments(request, stream=stream)

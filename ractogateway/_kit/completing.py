@@ -7,9 +7,9 @@ of all attempts. What went wrong on the way is in no history.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from ractogateway._kit.asking import Asking
+from ractogateway._kit.nesting import nested
 from ractogateway._kit.preparing import Request
 from ractogateway._kit.replay import final_chunk, interim_chunk
 from ractogateway._kit.structured import Misfit, parse
@@ -37,7 +37,7 @@ async def complete_stream(asking: Asking, request: Request) -> AsyncGenerator[St
     attempts = _Attempts(asking, request)
     while True:
         found: LLMResponse | Misfit | None = None
-        async with aclosing(asking.stream(attempts.request)) as chunks:
+        async with nested(asking.stream(attempts.request)) as chunks:
             async for chunk in chunks:
                 if chunk.response is None:
                     yield chunk

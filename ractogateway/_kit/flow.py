@@ -14,7 +14,6 @@ Of all who make the same request at the same time (``chat`` and ``achat``, with 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from functools import partial
 
 from ractogateway._checks import check_temperature
@@ -23,6 +22,7 @@ from ractogateway._kit.budget import Budget
 from ractogateway._kit.cache_access import CacheAccess
 from ractogateway._kit.completing import complete, complete_stream
 from ractogateway._kit.computing import Wanted
+from ractogateway._kit.nesting import nested
 from ractogateway._kit.notes import Notes
 from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
@@ -85,7 +85,7 @@ class Flow:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             pieces = converse_stream(side, self._preparation, asked, partial(self._stream, side, notes))
-            async with aclosing(pieces) as chunks:
+            async with nested(pieces) as chunks:
                 async for chunk in chunks:
                     if chunk.is_final:
                         response = chunk.response
@@ -118,7 +118,7 @@ class Flow:
             return
         asking = Asking(side, self._provider, self._preparation)
         notes.meters.append(asking.meter)
-        async with self._budget.charge(asking, request, notes), aclosing(complete_stream(asking, request)) as chunks:
+        async with self._budget.charge(asking, request, notes), nested(complete_stream(asking, request)) as chunks:
             async for chunk in chunks:
                 if chunk.is_final:
                     answer = chunk.response

@@ -13,6 +13,7 @@ from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.estimating import Estimator
 from ractogateway._kit.flow import Flow
+from ractogateway._kit.nesting import nested
 from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory, Remembering
@@ -139,17 +140,19 @@ class DeveloperKit:
 
 def _driven(chunks: AsyncGenerator[StreamChunk, None]) -> Generator[StreamChunk, None, None]:
     """An async generator whose awaits never suspend, for a blocking caller."""
+    inner = nested(chunks)  # a loop that may be running here has no part in it
+    drive(inner.__aenter__())
     try:
         while True:
             with checked_before():
-                chunk = drive(_next(chunks))
+                chunk = drive(_next(inner))
             if chunk is None:
                 return
             yield chunk
     finally:
         with checked_before():
-            drive(chunks.aclose())
+            drive(inner.__aexit__(None, None, None))
 
 
-async def _next(chunks: AsyncGenerator[StreamChunk, None]) -> StreamChunk | None:
+async def _next(chunks: nested[StreamChunk]) -> StreamChunk | None:
     return await anext(chunks, None)

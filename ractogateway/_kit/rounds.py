@@ -14,9 +14,9 @@ a turn: its caller is to run them, and to ask again with ``following``.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
+from ractogateway._kit.nesting import nested
 from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.replay import final_chunk, interim_chunk
 from ractogateway._kit.request import definitions, tool_name
@@ -53,7 +53,7 @@ async def converse_stream(
     rounds = _Rounds(side, preparation, request)
     while True:
         answer: LLMResponse | None = None
-        async with aclosing(stream(rounds.request)) as chunks:
+        async with nested(stream(rounds.request)) as chunks:
             async for chunk in chunks:
                 if chunk.is_final:
                     answer = chunk.response

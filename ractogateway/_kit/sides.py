@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, move_on_after
+from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
 from ractogateway._driving import drive
-from ractogateway._kit.clients import Clients
+from ractogateway._kit.clients import Clients, is_ending
 from ractogateway._kit.given import Given
+from ractogateway._kit.persisting import persist, start
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.running import run_here, run_together
 from ractogateway.errors import InvalidTypeError
@@ -32,10 +33,11 @@ T = TypeVar("T")
 
 Join = Callable[[], Awaitable[None]]
 
-_running: set[asyncio.Task[None]] = set()  # a loop itself refers to its tasks weakly
-
 END: Any = object()
 """What comes after the last event of a stream."""
+
+_LONGEST_SECONDS = 60.0
+"""For work that nobody holds up; each call inside has its own time limit."""
 
 _THREADS = 32
 # Not anyio's own limiter: a tool that hangs must not use up the threads in which the application serves requests.
@@ -105,7 +107,10 @@ class Side(ABC):
 
     @abstractmethod
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
-        """Run ``work`` for at most ``seconds``, also for a caller who was cancelled."""
+        """Run ``work`` for at most ``seconds``, also for a caller who was cancelled; a second time, if need be.
+
+        Not in a loop that is about to end: its clients are being closed, those of the tools, too.
+        """
 
 
 class BlockingSide(Side):
@@ -174,9 +179,7 @@ class AsyncSide(Side):
         return await anext(source, END)
 
     async def hang_up(self, source: Any, *, seconds: float) -> None:
-        # Shielded: in a cancelled scope a plain await would leave the connection to the provider open.
-        with move_on_after(seconds, shield=True):
-            await source.aclose()
+        await self.cleanup(source.aclose, seconds=seconds)
 
     def target(self, given: Given) -> Any:
         return given.core
@@ -209,14 +212,12 @@ class AsyncSide(Side):
         return await _in_thread(function)
 
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
-        task = asyncio.get_running_loop().create_task(work())
-        _running.add(task)
-        task.add_done_callback(_running.discard)
+        task = start(work, _LONGEST_SECONDS)
         return lambda: asyncio.shield(task)
 
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
-        with move_on_after(seconds, shield=True):
-            await work()
+        if not is_ending(asyncio.get_running_loop()):
+            await persist(work, seconds)
 
 
 async def _at_once() -> None:
