@@ -26,9 +26,9 @@ from ractogateway.errors import (
     StructuredOutputError,
 )
 from ractogateway.messages import LLMResponse
-from ractogateway.redis import RateLimitConfig, RateLimitDecision
+from ractogateway.redis import RateLimitConfig, RateLimitDecision, RedisOptions
 
-AWAY = "redis://127.0.0.1:1/0"
+AWAY = {"url": "redis://127.0.0.1:1/0", "options": RedisOptions(timeout_seconds=0.05)}
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_a_refusal_comes_before_the_provider_is_asked(ask, make_kit, endpoint, t
     assert (endpoint.requests, tools.spent(), tools.said()) == (0, LIMIT - 100, [])
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_somebody_has_to_pay(ask, make_kit, endpoint):
     with pytest.raises(InvalidValueError, match=r"ChatConfig\.user_id is needed"):
         ask(make_kit(), question(user_id=None))
@@ -68,6 +69,7 @@ def test_ids_are_strings_that_say_something(field, wrong, kind):
 # -- estimates ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_what_is_reserved_is_the_prompt_and_the_longest_answer(ask, make_kit):
     kit = make_kit()
     reserved = ask(kit, question()).gateway.reserved_tokens
@@ -279,27 +281,31 @@ def test_a_call_that_is_cancelled_is_charged_its_prompt(make_kit, endpoint, tool
 # -- without Redis -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 @pytest.mark.parametrize("on_outage", ["local", "allow"])
 def test_a_limiter_that_goes_on_without_redis_is_told(ask, make, tools, on_outage):
-    limiter = tools.make("rate_limiter", url=AWAY, on_outage=on_outage)
+    limiter = tools.make("rate_limiter", **AWAY, on_outage=on_outage)
     answer = ask(make(rate_limiter=limiter), question())
     assert answer.content
     assert (answer.gateway.decision.degraded, answer.gateway.settled_tokens) == (True, None)
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_a_limiter_that_denies_without_redis_refuses(ask, make, endpoint, tools):
     with pytest.raises(RateLimitExceeded) as e:
-        ask(make(rate_limiter=tools.make("rate_limiter", url=AWAY, on_outage="deny")), question())
+        ask(make(rate_limiter=tools.make("rate_limiter", **AWAY, on_outage="deny")), question())
     assert e.value.decision.degraded
     assert endpoint.requests == 0
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_a_limiter_that_raises_without_redis_raises(ask, make, endpoint, tools):
     with pytest.raises(StoreUnavailable):
-        ask(make(rate_limiter=tools.make("rate_limiter", url=AWAY, on_outage="raise")), question())
+        ask(make(rate_limiter=tools.make("rate_limiter", **AWAY, on_outage="raise")), question())
     assert endpoint.requests == 0
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_a_reservation_that_cannot_be_settled_costs_no_answer(ask, make, tools, caplog):
     class Forgetful:
         """A limiter of somebody else, whose reservations cannot be settled. Its methods block."""

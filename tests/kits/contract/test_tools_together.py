@@ -12,14 +12,21 @@ from kit_tools import ARGUMENTS, question
 from ractogateway.errors import RateLimitExceeded
 from ractogateway.redis import RateLimitConfig
 
-METHODS = [("chat", False), ("stream", False), ("achat", False), ("astream", False), ("achat", True), ("astream", True)]
 COMPANIES = [company for size in range(4) for company in itertools.combinations(ARGUMENTS, size)]
+CASES = [
+    # Every company by a blocking method and by an awaited one; all three tools together by the others, and by cores.
+    *(("chat", "face", company) for company in COMPANIES),
+    *(("astream", "face", company) for company in COMPANIES),
+    *((method, "face", ARGUMENTS) for method in ("stream", "achat")),
+    *((method, "core", ARGUMENTS) for method in ("achat", "astream")),
+]
 
 
-@pytest.mark.parametrize(("method", "is_async"), METHODS, ids=lambda value: {True: "core", False: "face"}.get(value))
-@pytest.mark.parametrize("given", COMPANIES, ids=lambda given: "+".join(given) or "none")
-def test_every_company_of_tools(asks, make, endpoint, tools, method, is_async, given):
-    kit, ask = make(**(tools.all(*given, is_async=is_async) if given else {})), asks[method]
+@pytest.mark.parametrize(
+    ("method", "form", "given"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value) or "none"
+)
+def test_every_company_of_tools(asks, make, endpoint, tools, method, form, given):
+    kit, ask = make(**(tools.all(*given, is_async=form == "core") if given else {})), asks[method]
     first = ask(kit, question())
     report = first.gateway
     limited, remembered = "rate_limiter" in given, "memory" in given
