@@ -11,6 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import is_instance_schema
+
 from ractogateway._checks import check_id, check_tokens
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 
@@ -39,7 +43,8 @@ class RactoFile:
 
     Made by `from_path` or `from_bytes`. It cannot be changed, so one may be used in many requests at once. Its bytes
     and the name that a provider is told (of a PDF or a text, never of an image) are part of what a cache knows a
-    request by. Neither its content nor its name is in its ``repr``.
+    request by. Neither its content nor its name is in its ``repr``. Which kinds a model reads is the provider's to say:
+    Google's take no GIF.
 
     Attributes:
         data: The bytes.
@@ -146,6 +151,11 @@ class RactoFile:
     @cached_property
     def _digest(self) -> bytes:
         return sha256(self.data).digest()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """An instance, and nothing that could be made into one: a content part is a mapping, too."""
+        return is_instance_schema(cls)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # nothing in it can change

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 
 from ractogateway._checks import check_id
 from ractogateway._models import InputModel
@@ -355,11 +355,11 @@ class ChatConfig(_Private, InputModel):
     max_tokens: int = Field(default=4096, ge=1, strict=True)
     history: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
     following: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
-    tools: InstanceOf[ToolRegistry] | Sequence[InstanceOf[ToolRegistry] | dict[str, Any]] | None = None
+    tools: ToolRegistry | Sequence[ToolRegistry | dict[str, Any]] | None = None
     tool_rounds: int = Field(default=0, ge=0, le=1000, strict=True)
     response_model: type[BaseModel] | None = None
     correction_retries: int = Field(default=0, ge=0, le=100, strict=True)
-    attachments: Sequence[InstanceOf[RactoFile] | dict[str, Any]] = Field(default_factory=list)
+    attachments: Sequence[RactoFile | dict[str, Any]] = Field(default_factory=list)
     extra: dict[str, Any] = Field(default_factory=dict)
     user_id: Annotated[str | None, _id("user_id")] = None
     conversation_id: Annotated[str | None, _id("conversation_id")] = None

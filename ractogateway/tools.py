@@ -111,14 +111,19 @@ class Tool:
             given, named = self._arguments.validate_python(ArgsKwargs((), arguments))
         except ValidationError as error:
             return f"Error: the arguments do not fit. {problems_of(error)}"
+        except Exception as error:  # noqa: BLE001 - validators are anybody's code, as tools are
+            return self._told(call, error)
         try:
             result = self._function(*given, **named)
             return Pending(result, partial(self._told, call)) if inspect.isawaitable(result) else _as_text(result)
-        except Exception as error:  # noqa: BLE001 - tools are anybody's code
+        except Exception as error:  # noqa: BLE001 - see above
             return self._told(call, error)
 
     async def arun(self, call: ToolCall) -> str:
-        """`run` for async code: a function that is not async runs in a thread, with the caller's context variables."""
+        """`run` for async code: a function that is not async runs in a thread, with the caller's context variables.
+
+        Nobody can stop a thread: a caller who is cancelled meanwhile waits for its end.
+        """
         told = self.run(call) if self.is_async else await run_sync(partial(self.run, call), limiter=_threads())
         return told if isinstance(told, str) else await told
 
@@ -128,8 +133,7 @@ class Tool:
         if self._on_error == "raise":
             raise error
         if self._on_error == "tell":
-            # Not its text, which may hold anything: an address with a password, a row of somebody else's.
-            return f"Error: the tool failed ({type(error).__name__})"
+            return failed(error)
         return _checked_words(self._on_error(call, error))
 
     def __repr__(self) -> str:
@@ -154,7 +158,7 @@ class ToolRegistry:
     def __init__(self, *, on_error: OnToolError = "tell") -> None:
         if on_error not in ("tell", "raise") and not callable(on_error):
             raise InvalidValueError('on_error must be "tell", "raise" or a function')
-        self._on_error = on_error
+        self._on_error: OnToolError = on_error
         self._tools: dict[str, Tool] = {}
 
     @overload
@@ -257,6 +261,13 @@ def result_message(call: ToolCall, told: str) -> dict[str, Any]:
 def unknown(name: str) -> str:
     """What a model is told that calls what is not there."""
     return f"Error: there is no tool {name[:_LONGEST_PROBLEM]}"
+
+
+def failed(error: BaseException) -> str:
+    """What a model is told of a tool that failed. Not the error's text, which may hold anything: an address with a
+    password, a row of somebody else's.
+    """
+    return f"Error: the tool failed ({type(error).__name__})"
 
 
 def problems_of(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ractogateway._demo.answers import Answer, answer, count_tokens, embedding, prompt_text
@@ -26,7 +27,8 @@ class WireEndpoint(StandInEndpoint):
     """The status for a wrong key."""
 
     def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
-        """Whether calls of tools come back without what was signed beside them, which the real APIs refuse."""
+        """Whether calls of the turn under way come back without what was signed beside them, which the real APIs
+        refuse."""
         raise NotImplementedError
 
     @property
@@ -92,6 +94,18 @@ class WireEndpoint(StandInEndpoint):
         return count_tokens(prompt_text(chat))
 
 
+def _behind_the_question(
+    messages: list[dict[str, Any]], name: str, is_result: Callable[[dict[str, Any]], bool]
+) -> list[list[dict[str, Any]]]:
+    """The parts of each message behind the last one in which the user says something."""
+    questions = [
+        index
+        for index, each in enumerate(messages)
+        if each["role"] == "user" and not all(is_result(part) for part in each[name])
+    ]
+    return [each[name] for each in messages[max(questions, default=-1) + 1 :]]
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
@@ -117,10 +131,9 @@ class AnthropicEndpoint(WireEndpoint):
     def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
         if model != "think-tools":
             return False
-        turns = [
-            each["content"] for each in body["messages"] if any(one["type"] == "tool_use" for one in each["content"])
-        ]
-        return any((turn[0]["type"], turn[0].get("signature")) != ("thinking", SIGNATURE) for turn in turns)
+        behind = _behind_the_question(body["messages"], "content", lambda block: block["type"] == "tool_result")
+        calling = [turn for turn in behind if any(block["type"] == "tool_use" for block in turn)]
+        return any((turn[0]["type"], turn[0].get("signature")) != ("thinking", SIGNATURE) for turn in calling)
 
     def read(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
         body = request.body or {}
@@ -216,12 +229,13 @@ class GoogleEndpoint(WireEndpoint):
         return request.headers.get("x-goog-api-key", "")
 
     def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
-        turns = [
-            [part for part in each["parts"] if {"functionCall", "function_call"} & set(part)]
-            for each in body["contents"]
-        ]
+        if model != "think-tools":
+            return False
+        results = {"functionResponse", "function_response"}
+        behind = _behind_the_question(body["contents"], "parts", lambda part: bool(results & set(part)))
+        calls = [[part for part in turn if {"functionCall", "function_call"} & set(part)] for turn in behind]
         spelt = ("thoughtSignature", "thought_signature")
-        return model == "think-tools" and any(turn and SIGNATURE not in map(turn[0].get, spelt) for turn in turns)
+        return any(turn and SIGNATURE not in map(turn[0].get, spelt) for turn in calls)
 
     def error(self, status: int, code: str, message: str) -> dict[str, Any]:
         details = []

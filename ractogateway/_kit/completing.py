@@ -75,8 +75,9 @@ class _Attempts:
         if self._left == 0:
             raise misfit.error()
         self._left -= 1
+        said = misfit.response.messages if misfit.response.content else []  # nothing is not sent back
         told = {"role": "user", "content": _CORRECTION.format(problems=misfit.problems)}
-        self.request = self._asking.followed(self.request, [*misfit.response.messages, told])
+        self.request = self._asking.followed(self.request, [*said, told])
 
 
 _CORRECTION = (

@@ -119,23 +119,23 @@ def toolbox(config: ChatConfig) -> dict[str, Tool]:
     names: set[str] = set()
     for each in _each_tool(config.tools):
         if isinstance(each, Tool):
-            name: object = each.name
+            name: str | None = each.name
             found[each.name] = each
         elif isinstance(each, Mapping):
             name = tool_name(each)
         else:
             raise InvalidTypeError(f"tools must hold registries and definitions, not {type(each).__name__}")
-        if found and name in names:
+        if name is not None and name in names and (found or isinstance(each, Tool)):
             raise InvalidValueError(f"tools holds two tools of the name {name}")
-        if isinstance(name, str):
-            names.add(name)
+        names.update(() if name is None else (name,))
     return found
 
 
-def tool_name(definition: Mapping[str, Any]) -> object:
+def tool_name(definition: Mapping[str, Any]) -> str | None:
     """What a model calls a tool by, in the shape of Chat Completions or another."""
     function = definition.get("function")
-    return (function if isinstance(function, Mapping) else definition).get("name")
+    name = (function if isinstance(function, Mapping) else definition).get("name")
+    return name if isinstance(name, str) else None
 
 
 def _each_tool(

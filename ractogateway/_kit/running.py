@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from anyio import create_task_group
 
 from ractogateway.messages import ToolCall
-from ractogateway.tools import Tool
+from ractogateway.tools import Tool, failed
 
 __all__ = ["run_here", "run_together"]
 
@@ -24,9 +24,6 @@ def run_here(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
 
 async def run_together(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
     """All at once: async ones in this loop, others in threads. An error of one ends the others, and is raised."""
-    if len(calls) == 1:
-        ((tool, call),) = calls
-        return [await tool.arun(call)]
     told: dict[int, str] = {}
     errors: dict[int, Exception] = {}
 
@@ -36,6 +33,12 @@ async def run_together(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
         except Exception as error:  # noqa: BLE001 - raised below: a group of errors would be a type nobody expects
             errors[place] = error
             group.cancel_scope.cancel()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this one: something that the tool waited for was.
+            told[place] = failed(error)
 
     async with create_task_group() as group:
         for place, (tool, call) in enumerate(calls):

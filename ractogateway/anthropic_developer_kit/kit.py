@@ -46,8 +46,9 @@ class AnthropicDeveloperKit(DeveloperKit):
     the request's body and wins over the other fields; ``None`` leaves a parameter out. It cannot set ``messages``,
     ``model`` or ``stream``. A ``response_model`` uses the API's structured outputs.
 
-    Anthropic's models from Opus 4.7, Sonnet 5 and Haiku 5 on refuse every temperature. They get one only from a config
-    that names it; the default of 0 is not sent, and their answers are stored as at 0, since nobody can ask for another.
+    Anthropic's models from Opus 4.7, Sonnet 5 and Haiku 5.5 on refuse every temperature. They get one only from a
+    config that names it; the default of 0 is not sent, and their answers are stored as at 0, since nobody can ask for
+    another.
 
     Everything else, threads, loops, closing and errors included, is as `OpenAIDeveloperKit` says.
     """

@@ -41,8 +41,7 @@ class GoogleDeveloperKit(DeveloperKit):
         rate_limiter, memory: Whose budget a request spends, and where its conversation is kept, as for
             `OpenAIDeveloperKit`.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
-            of a stream. (Where ``aiohttp`` is installed, the SDK uses it for async calls, and a whole call takes no
-            longer.)
+            of a stream.
         max_retries: How often the SDK repeats a request that failed in a way that may pass. Streams are not repeated
             once they began.
 

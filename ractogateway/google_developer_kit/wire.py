@@ -84,9 +84,11 @@ _FINISH_REASONS = {
 
 
 def check_fields(extra: Mapping[str, Any]) -> None:
-    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks; and a timeout
-    for another HTTP library.
+    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks; a body, of which
+    this SDK knows nothing; and a timeout for another HTTP library.
     """
+    if "extra_body" in extra:
+        raise InvalidValueError("extra must name the fields of GenerateContentConfig itself, without an extra_body")
     if extra.get("timeout") is not None:
         check_seconds("extra['timeout']", extra["timeout"])
     if any(name != name.lower() for name in extra):

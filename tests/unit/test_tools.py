@@ -198,6 +198,38 @@ def never(value: str) -> str:
 def f_strict(values: list[Annotated[str, AfterValidator(never)]]) -> None: ...
 
 
+def mistaken(value: str) -> str:
+    raise KeyError(value)
+
+
+def f_mistaken(value: Annotated[str, AfterValidator(mistaken)]) -> None: ...
+
+
+def test_a_validator_that_fails_is_a_tool_that_fails():
+    tools, raising = ToolRegistry(), ToolRegistry(on_error="raise")
+    tools.register(f_mistaken, name="f")
+    raising.register(f_mistaken, name="f")
+    assert told(tools, call("f", value="CANARY")) == "Error: the tool failed (KeyError)"
+    with pytest.raises(KeyError):
+        raising.call(call("f", value="x"))
+
+
+def with_fields(x: int = Field(default=7, description="An x", ge=1), y: Annotated[int, Field(ge=1)] = 8) -> list[int]:
+    return [x, y]
+
+
+def test_defaults_may_stand_in_fields():
+    tools = ToolRegistry()
+    tools.register(with_fields)
+    assert told(tools, call("with_fields")) == "[7,8]"
+    assert tools.definitions[0]["function"]["parameters"]["properties"]["x"] == {
+        "default": 7,
+        "description": "An x",
+        "minimum": 1,
+        "type": "integer",
+    }
+
+
 def failing(error: Exception) -> Any:
     def f() -> None:
         raise error

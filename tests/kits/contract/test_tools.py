@@ -14,6 +14,7 @@ from kit_wires import WEATHER, Person
 from pydantic import Field
 
 from ractogateway import ChatConfig, ToolRegistry
+from ractogateway import openai_developer_kit as gpt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
     InvalidTypeError,
@@ -135,6 +136,24 @@ def test_what_one_provider_signed_is_nothing_to_another(asks, make, wire, endpoi
     assert ("c2lnbmVk" in body) == (wire.kit.__name__ != "AnthropicDeveloperKit")
 
 
+def test_openai_itself_is_not_shown_fields_it_does_not_know():
+    google = {"extra_content": {"google": {"thought_signature": "c2lnbmVk"}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [{**call, **google}], "thinking_blocks": [{}], **google}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "rain"}
+    config = ChatConfig(user_message="q", history=[said, result], following=[said, result])
+
+    def messages(base_url: str) -> list[dict[str, Any]]:
+        kit = gpt.OpenAIDeveloperKit("m", api_key="k", base_url=base_url)
+        return kit._preparation.arguments(kit._prepare(config), stream=False)["messages"]
+
+    plain = {"role": "assistant", "content": None, "tool_calls": [call]}
+    question = {"role": "user", "content": "q"}
+    assert messages("https://api.openai.com/v1") == [plain, result, question, plain, result]
+    # A server in front of several providers needs them.
+    assert messages("http://localhost:4000/v1") == [said, result, question, said, result]
+
+
 def test_the_bound_hands_out_the_last_answer_with_its_calls(ask, make, endpoint):
     weather = Weather()
     answer = ask(make("keep-calling"), config_of(weather, rounds=2))
@@ -148,6 +167,13 @@ def test_the_bound_hands_out_the_last_answer_with_its_calls(ask, make, endpoint)
     results = [weather.tools.call(call) for call in answer.tool_calls]
     update = {"following": [*answer.messages, *results], "tool_rounds": 1}
     assert ask(make(), config_of(weather).model_copy(update=update)).content
+
+
+def test_of_an_answer_that_was_cut_off_no_call_is_run(ask, make, endpoint):
+    weather = Weather()
+    answer = ask(make("cut-calls"), config_of(weather))
+    assert (answer.finish_reason, len(answer.tool_calls)) == (FinishReason.LENGTH, 1)
+    assert (weather.asked, endpoint.requests) == ([], 1)
 
 
 def test_without_rounds_the_calls_are_the_callers(ask, make, endpoint):
@@ -282,6 +308,24 @@ def test_a_cancelled_call_ends_its_tools(make, eventually):
     assert len(ended) == 1
 
 
+def test_what_a_tool_waited_for_may_be_cancelled(make):
+    """That is no cancellation of the caller."""
+    tools = Weather().tools
+
+    @tools.tool
+    async def wait(city: str) -> None:
+        waiting = asyncio.ensure_future(asyncio.sleep(3600))
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        await waiting
+
+    for message, others in (("Use wait", []), ("Use get_weather and wait", ["rain"])):
+        config = ChatConfig(user_message=message, tools=tools, tool_rounds=1)
+        answer = asyncio.run(make().achat(config))
+        told = [each["content"] for each in answer.following[1:]]
+        assert told == [*others, "Error: the tool failed (CancelledError)"]
+        assert answer.content
+
+
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +447,15 @@ def test_a_tool_is_known_by_its_definition(asks, make, endpoint):
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", ["anthropic"], indirect=True)
+def test_names_that_are_none_are_nobodys(make, endpoint):
+    odd = [{"type": "function", "function": {"name": {}}}, {"name": []}, {"type": "x"}, {"type": "x"}]
+    config = ChatConfig(user_message="Hello", tools=[*odd, Weather().tools], tool_rounds=1)
+    with pytest.raises(InvalidValueError, match="needs a name"):
+        make().chat(config)
+    assert endpoint.requests == 0
 
 
 def test_two_tools_of_one_name_are_refused_before_anything_is_sent(ask, make, endpoint):
