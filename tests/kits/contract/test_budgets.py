@@ -253,7 +253,7 @@ WAYS_TO_LEAVE = [
 
 
 @pytest.mark.parametrize("leave", WAYS_TO_LEAVE, ids=lambda way: way.__name__)
-def test_of_a_stream_that_is_left_what_arrived_is_charged(make_kit, tools, wire, eventually, leave):
+def test_of_a_stream_that_is_left_what_arrived_is_charged(make_kit, tools, wire, eventually, caplog, leave):
     config = RateLimitConfig(max_tokens_per_minute=LIMIT, max_concurrent=1)
     kit = make_kit(rate_limiter=tools.make("rate_limiter", config=config))
     text = leave(kit)
@@ -261,18 +261,53 @@ def test_of_a_stream_that_is_left_what_arrived_is_charged(make_kit, tools, wire,
     eventually(lambda: tools.spent() == expected)
     assert tools.said() == []
     assert isinstance(kit.chat(question()), LLMResponse)  # the slot is free
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
-def test_a_call_that_is_cancelled_is_charged_its_prompt(make_kit, endpoint, tools):
-    kit = make_kit("slow-700")
+def test_a_loop_may_end_while_streams_are_open(make_kit, tools, caplog):
+    """All that it closes then, it closes at once, and generators of the SDKs' HTTP library, one inside the other, get
+    into each other's way. Not ours. Whether there is time to settle, nobody knows.
+    """
+    kit = make_kit()
+    held = []
 
     async def main() -> None:
-        task = asyncio.create_task(kit.achat(question()))
-        while endpoint.requests == 0:  # noqa: ASYNC110 - counted in another thread
-            await asyncio.sleep(0.001)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        for _ in range(3):
+            held.append(kit.astream(question()))
+            await anext(held[-1])
+
+    asyncio.run(main())
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert [name for name in ("Flow.", "Asking.", "converse_stream", "complete_stream") if name in told] == []
+    assert 3 * 5 <= tools.spent() <= 3 * (estimate(kit, question()) + 200)
+
+
+@pytest.mark.parametrize("by", ["a task", "a scope"])
+@pytest.mark.parametrize("method", ["achat", "astream"])
+def test_a_call_that_is_cancelled_is_charged_its_prompt(make_kit, endpoint, tools, by, method):
+    kit = make_kit("slow-700")
+
+    async def call() -> None:
+        if method == "achat":
+            await kit.achat(question())
+        else:
+            await anext(kit.astream(question()))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            task = None
+            if by == "a task":
+                task = asyncio.create_task(call())
+            else:
+                group.start_soon(call)
+            while endpoint.requests == 0:  # noqa: ASYNC110 - counted in another thread
+                await asyncio.sleep(0.001)
+            if task is None:
+                group.cancel_scope.cancel()
+            else:
+                task.cancel()
+                await asyncio.wait((task,))
+                assert task.cancelled()
 
     asyncio.run(main())
     assert (tools.spent(), tools.said()) == (estimate(kit, question()), [])
