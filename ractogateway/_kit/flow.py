@@ -3,9 +3,10 @@
 1. The memory loads what was said before.
 2. The cache looks up the whole request, that history included. A hit goes to 6: it spends no budget.
 3. The limiter reserves an estimate for the user. A refusal ends the call here.
-4. The provider is asked, as often as tools and corrections need.
+4. The provider is asked, as often as corrections need.
 5. The limiter settles what the provider billed, whatever became of the call; the cache stores, by its policy.
-6. The memory appends the whole turn.
+6. If the answer calls tools, they run, and 2 to 5 are gone through again, with their results.
+7. The memory appends the whole turn.
 
 Of all who make the same request at the same time (``chat`` and ``achat``, with a cache that computes), one goes through
 3 to 5 and pays; the others wait in 2. Where a cache renews an answer before its end, the user pays whose call began it.

@@ -7,6 +7,7 @@ thread. An `AsyncSide` never blocks the loop it is awaited in.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -189,7 +190,8 @@ class AsyncSide(Side):
         if core is not None:
             return await getattr(core if of is None else of, method)(*arguments, **named)
         # Abandoned on cancel: a caller that gave up does not wait for a slow tool, whose thread ends by itself.
-        return await _in_thread(partial(getattr(given.face if of is None else of, method), *arguments, **named))
+        result = await _in_thread(partial(getattr(given.face if of is None else of, method), *arguments, **named))
+        return await result if inspect.isawaitable(result) else result  # a coroutine function in disguise
 
     def function(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Any]:
         async def called() -> T:  # a plain function of its own: tools tell by its kind that it is to be awaited
