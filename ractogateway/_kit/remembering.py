@@ -148,17 +148,17 @@ class Remembering:
 
     @staticmethod
     async def _extend(side: Side, given: Given, before: Remembered, turn: list[dict[str, Any]], request_id: str) -> int:
-        conversation_id, revision = before.conversation_id, before.revision
-        for _ in range(_TRIES):
+        conversation_id, revision, tries = before.conversation_id, before.revision, _TRIES
+        while True:
             try:
                 made: int = await side.call(
                     given, "extend", conversation_id, turn, request_id=request_id, expected_revision=revision
                 )
-            except RevisionConflict as conflict:
+            except RevisionConflict:
                 changes = await side.call(given, "get_changes", conversation_id, revision)
-                if changes.anew:
+                tries -= 1
+                if changes.anew or not tries:
                     raise
-                revision, last = changes.revision, conflict
+                revision = changes.revision
             else:
                 return made
-        raise last

@@ -7,7 +7,6 @@ thread. An `AsyncSide` never blocks the loop it is awaited in.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -23,7 +22,6 @@ from ractogateway._kit.given import Given
 from ractogateway._kit.persisting import persist, start
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.running import run_here, run_together
-from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ToolCall
 from ractogateway.tools import Tool
 
@@ -90,10 +88,6 @@ class Side(ABC):
     # -- users' functions, and the end ---------------------------------------------------------------------------------
 
     @abstractmethod
-    async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any, **named: Any) -> T:
-        """Call a function of the user's: a coroutine function is awaited, a blocking one runs where it may block."""
-
-    @abstractmethod
     async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
         """Run tools for a model; what it is told of each, in their order."""
 
@@ -139,14 +133,6 @@ class BlockingSide(Side):
 
     def function(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Any]:
         return lambda: drive(work())
-
-    async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any, **named: Any) -> T:
-        result = function(*arguments, **named)
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise InvalidTypeError("chat and stream were given a coroutine function; use achat or astream")
-        return result
 
     async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
         return run_here(calls)
@@ -196,14 +182,6 @@ class AsyncSide(Side):
             return await work()
 
         return called
-
-    async def call_user(self, function: Callable[..., T | Awaitable[T]], *arguments: Any, **named: Any) -> T:
-        result = (
-            function(*arguments, **named)
-            if inspect.iscoroutinefunction(function)
-            else await _in_thread(partial(function, *arguments, **named))
-        )
-        return await result if inspect.isawaitable(result) else result
 
     async def run_tools(self, calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
         return await run_together(calls)

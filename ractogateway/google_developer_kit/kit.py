@@ -38,6 +38,8 @@ class GoogleDeveloperKit(DeveloperKit):
         exact_cache: Where answers are looked up and kept, as for `OpenAIDeveloperKit`. Kits of different providers may
             share a cache: the same question to another provider is another entry.
         cache_max_temperature: The highest temperature whose answers are stored.
+        rate_limiter, memory: Whose budget a request spends, and where its conversation is kept, as for
+            `OpenAIDeveloperKit`.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
             of a stream.
         max_retries: How often the SDK repeats a request that failed in a way that may pass. Streams are not repeated

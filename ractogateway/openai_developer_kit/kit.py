@@ -41,6 +41,14 @@ class OpenAIDeveloperKit(DeveloperKit):
             once.
         cache_max_temperature: The highest temperature whose answers are stored. Above 0 an answer is a sample, and a
             cache hands the same sample to everybody: by default such answers are not stored.
+        rate_limiter: Keeps the budget that a request spends, which is that of `ChatConfig.user_id`: a
+            `RedisRateLimiter` (its async core is used in async calls), an `AsyncRedisRateLimiter` (for ``achat`` and
+            ``astream`` only), or anything with their ``reserve`` and ``consume``. The prompt by estimate and
+            `ChatConfig.max_tokens` are reserved before the provider is asked, and settled to what it billed; an answer
+            from the cache spends nothing. Embeddings are not charged.
+        memory: Where conversations are kept, those of `ChatConfig.conversation_id`: a `RedisChatMemory`, an
+            `AsyncRedisChatMemory`, or anything with their ``get_changes`` and ``extend``. The history is loaded before
+            anything else, and the whole turn is appended after the answer.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
             of a stream. Connecting may take 5 seconds of it. An attempt that timed out is repeated like any other
             failed one.
@@ -58,6 +66,9 @@ class OpenAIDeveloperKit(DeveloperKit):
 
     A kit may be used from many threads and event loops at once. Closing it is optional, and a closed kit opens again
     when it is used.
+
+    Methods that chat may raise `RateLimitExceeded` where there is a limiter, and where there is a memory `StoreError`
+    before anybody was asked, and `TurnNotRemembered` after the answer.
 
     Every method may raise the `ProviderError` family, `InvalidTypeError`, `InvalidValueError`, `MissingExtraError`
     where ``openai`` is not installed; async ones also `UnsupportedEventLoopError`. None of their messages shows a

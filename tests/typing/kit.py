@@ -14,7 +14,16 @@ from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import ProviderError, ProviderRateLimited
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.messages import CallReport
+from ractogateway.redis import (
+    AsyncRedisChatMemory,
+    AsyncRedisExactCache,
+    AsyncRedisRateLimiter,
+    RateLimitDecision,
+    RedisChatMemory,
+    RedisExactCache,
+    RedisRateLimiter,
+)
 from ractogateway.tools import Tool
 
 
@@ -76,6 +85,19 @@ def ways_to_make_one() -> None:
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=RedisExactCache())
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=AsyncRedisExactCache())
     assert_type(gpt.Chat(model="gpt-4o"), gpt.OpenAIDeveloperKit)
+
+
+def with_all_tools() -> None:
+    config = ChatConfig(user_message="q", user_id="u", conversation_id="c")
+    kit = gpt.Chat(rate_limiter=RedisRateLimiter(), memory=RedisChatMemory(), exact_cache=RedisExactCache())
+    gpt.Chat(rate_limiter=AsyncRedisRateLimiter(), memory=AsyncRedisChatMemory(), exact_cache=AsyncRedisExactCache())
+    claude.Chat("m", rate_limiter=RedisRateLimiter(), memory=AsyncRedisChatMemory())
+    gemini.Chat("m", rate_limiter=AsyncRedisRateLimiter(), memory=RedisChatMemory())
+    report = kit.chat(config).gateway
+    assert_type(report, CallReport | None)
+    if report is not None:
+        assert_type(report.decision, RateLimitDecision | None)
+        assert_type((report.settled_tokens, report.revision, report.provider_calls), tuple[int | None, int | None, int])
 
 
 def blocking(kit: gpt.OpenAIDeveloperKit) -> None:
@@ -145,5 +167,7 @@ def handled(kit: gpt.OpenAIDeveloperKit) -> float | None:
 def wrong_on_purpose(kit: gpt.OpenAIDeveloperKit) -> None:
     kit.chat("q")  # type: ignore[arg-type]
     gpt.OpenAIDeveloperKit(default_prompt="p")  # type: ignore[arg-type]
+    gpt.OpenAIDeveloperKit(rate_limiter=RedisChatMemory())  # type: ignore[arg-type]
+    gpt.OpenAIDeveloperKit(memory=RedisRateLimiter())  # type: ignore[arg-type]
     gpt.ToolRegistry(on_error="ignore")  # type: ignore[arg-type]
     gpt.RactoFile("text")  # type: ignore[arg-type]
