@@ -49,6 +49,8 @@ ANSWER_TOKENS = 100
 PROBE_SECONDS = 0.001
 
 TURNS = 5
+PATIENT = RedisOptions(timeout_seconds=10.0)
+"""Of 200 calls that begin at once, the SDK's own work keeps the loop busy for longer than the usual time limits."""
 
 Ask = Callable[[str, int], Awaitable[object]]
 _numbers = itertools.count()
@@ -104,10 +106,9 @@ def contenders(url: str, connection: dict[str, Any]) -> dict[str, Ask]:
     """Ways to ask a question of a conversation, by name; the baseline first."""
     client = openai.AsyncOpenAI(**connection)
     tools: dict[str, Any] = {
-        # Of 200 calls that begin at once, the SDK's own work keeps the loop busy for longer than the usual 0.1 s.
-        "exact_cache": RedisExactCache(url=url, ttl_seconds=600, options=RedisOptions(timeout_seconds=2.0)),
-        "rate_limiter": RedisRateLimiter(url=url, config=PLENTY),
-        "memory": RedisChatMemory(url=url, config=ChatMemoryConfig(max_turns=TURNS, ttl_seconds=600)),
+        "exact_cache": RedisExactCache(url=url, ttl_seconds=600, options=PATIENT),
+        "rate_limiter": RedisRateLimiter(url=url, config=PLENTY, options=PATIENT),
+        "memory": RedisChatMemory(url=url, config=ChatMemoryConfig(max_turns=TURNS, ttl_seconds=600), options=PATIENT),
     }
 
     histories = Histories()

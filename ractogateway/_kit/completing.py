@@ -37,7 +37,7 @@ async def complete_stream(asking: Asking, request: Request) -> AsyncGenerator[St
     attempts = _Attempts(asking, request)
     while True:
         found: LLMResponse | Misfit | None = None
-        async with nested(asking.stream(attempts.request)) as chunks:
+        async with nested(asking.side, asking.stream(attempts.request)) as chunks:
             async for chunk in chunks:
                 if chunk.response is None:
                     yield chunk

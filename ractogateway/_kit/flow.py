@@ -85,7 +85,7 @@ class Flow:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             pieces = converse_stream(side, self._preparation, asked, partial(self._stream, side, notes))
-            async with nested(pieces) as chunks:
+            async with nested(side, pieces) as chunks:
                 async for chunk in chunks:
                     if chunk.is_final:
                         response = chunk.response
@@ -118,7 +118,10 @@ class Flow:
             return
         asking = Asking(side, self._provider, self._preparation)
         notes.meters.append(asking.meter)
-        async with self._budget.charge(asking, request, notes), nested(complete_stream(asking, request)) as chunks:
+        async with (
+            self._budget.charge(asking, request, notes),
+            nested(side, complete_stream(asking, request)) as chunks,
+        ):
             async for chunk in chunks:
                 if chunk.is_final:
                     answer = chunk.response

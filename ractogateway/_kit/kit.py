@@ -96,7 +96,7 @@ class DeveloperKit:
         Raises:
             ProviderConnectionError: Also where the stream stops in the middle, after the chunks that did arrive.
         """
-        return _driven(self._flow.stream(self._blocking, self._prepare_blocking(config)))
+        return _driven(self._blocking, self._flow.stream(self._blocking, self._prepare_blocking(config)))
 
     def astream(self, config: ChatConfig) -> AsyncGenerator[StreamChunk, None]:
         """`stream` for async code: ``async for chunk in kit.astream(config)``. Never blocks the event loop."""
@@ -148,9 +148,9 @@ class DeveloperKit:
         return request
 
 
-def _driven(chunks: AsyncGenerator[StreamChunk, None]) -> Generator[StreamChunk, None, None]:
+def _driven(side: BlockingSide, chunks: AsyncGenerator[StreamChunk, None]) -> Generator[StreamChunk, None, None]:
     """An async generator whose awaits never suspend, for a blocking caller."""
-    inner = nested(chunks)  # a loop that may be running here has no part in it
+    inner = nested(side, chunks)  # a loop that may be running here has no part in it
     drive(inner.__aenter__())
     try:
         while True:

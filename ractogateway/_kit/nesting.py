@@ -13,15 +13,13 @@ from collections.abc import AsyncGenerator, Awaitable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ractogateway._kit.persisting import persist
+from ractogateway._kit.sides import Side
 
 __all__ = ["nested"]
 
 T = TypeVar("T")
 
 _FEW = 256
-_LONGEST_SECONDS = 60.0
-"""Closing one; what is done in it has a time limit of its own."""
 
 _open: dict[AsyncGenerator[Any, None], asyncio.AbstractEventLoop] = {}
 """Those that are in use. A garbage collector that meets a cycle of an outer one's finalizes all that is in it, and an
@@ -31,18 +29,19 @@ _sweeps_at = _FEW
 
 
 class nested(Generic[T]):  # noqa: N801 - used like a function, as contextlib's classes are
-    """``async with nested(generator) as values: async for …`` closes it at the end, like ``aclosing``."""
+    """``async with nested(side, generator) as values: async for …`` closes it at the end, like ``aclosing``."""
 
-    def __init__(self, generator: AsyncGenerator[T, None]) -> None:
+    def __init__(self, side: Side, generator: AsyncGenerator[T, None]) -> None:
+        self._side = side
         self._generator = generator
-        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - exported for this purpose; None for blocking callers
         self._begun = False
         self._ended = False
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None:
+        loop = self._side.loop()
+        if loop is not None:
             _sweep()
-            _open[self._generator] = self._loop
+            _open[self._generator] = loop
         return self
 
     def __aiter__(self) -> Self:
@@ -59,12 +58,8 @@ class nested(Generic[T]):  # noqa: N801 - used like a function, as contextlib's 
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._ended:
-                return
-            if self._loop is None:
-                await self._generator.aclose()
-            else:
-                await persist(self._generator.aclose, _LONGEST_SECONDS)
+            if not self._ended:
+                await self._side.finish(self._generator.aclose)
         finally:
             _open.pop(self._generator, None)
 

@@ -54,7 +54,7 @@ async def converse_stream(
     rounds = _Rounds(side, preparation, request)
     while True:
         answer: LLMResponse | None = None
-        async with nested(stream(rounds.request)) as chunks:
+        async with nested(side, stream(rounds.request)) as chunks:
             async for chunk in chunks:
                 if chunk.is_final:
                     answer = chunk.response

@@ -96,6 +96,14 @@ class Side(ABC):
         """Call a function of ours that keeps the processor busy."""
 
     @abstractmethod
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which the caller waits; None for one that blocks, whatever runs around it."""
+
+    @abstractmethod
+    async def finish(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do what has to be done before the caller goes on, whoever cancels it."""
+
+    @abstractmethod
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
         """Begin work that goes on by itself; what is returned waits for its end."""
 
@@ -139,6 +147,12 @@ class BlockingSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return function()
+
+    def loop(self) -> None:
+        return None
+
+    async def finish(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await work()
 
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
         await work()
@@ -188,6 +202,12 @@ class AsyncSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return await _in_thread(function)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def finish(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await persist(work, _LONGEST_SECONDS)
 
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
         task = start(work, _LONGEST_SECONDS)

@@ -214,3 +214,22 @@ def test_a_blocking_call_inside_a_running_loop_warns_once_whatever_tools_there_a
 
     asyncio.run(main())
     assert tools.revision() == 2
+
+
+def test_a_blocking_stream_may_be_left_inside_a_running_loop(make_kit, tools, monkeypatch):
+    monkeypatch.setenv("RACTOGATEWAY_BLOCKING_IN_LOOP", "allow")
+    kit = make_kit(**tools.all())
+
+    async def main() -> str:
+        stream = kit.stream(question())
+        text = [next(stream).text for _ in range(3)][-1]
+        stream.close()
+        forgotten = kit.stream(question())
+        next(forgotten)
+        del forgotten
+        return text
+
+    text = asyncio.run(main())
+    assert tools.spent() >= 2 * estimate(kit, question()) + count_tokens(text)
+    assert tools.spent() < 200  # settled: each of them had reserved more
+    assert tools.said() == []
