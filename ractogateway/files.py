@@ -6,7 +6,6 @@ import os
 import stat
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -55,6 +54,7 @@ class RactoFile:
     data: bytes
     name: str | None = None
     media_type: str = field(init=False)
+    _digest: bytes = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, bytes):
@@ -62,6 +62,8 @@ class RactoFile:
         if self.name is not None:
             _check_name(self.name)
         object.__setattr__(self, "media_type", _media_type(self.data))
+        # Now, where a thread may do it; not in the event loop that sends it.
+        object.__setattr__(self, "_digest", sha256(self.data).digest())
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES) -> Self:
@@ -147,10 +149,6 @@ class RactoFile:
     def to_identity(self) -> list[Any]:
         """What a cache knows this file by. A list, which no content part is that somebody wrote by hand."""
         return [self.media_type, None if self.is_image else self.name, self._digest]
-
-    @cached_property
-    def _digest(self) -> bytes:
-        return sha256(self.data).digest()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -136,6 +136,9 @@ class Tool:
             return failed(error)
         return _checked_words(self._on_error(call, error))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tool:
+        return self  # nothing in it can change
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 

@@ -26,9 +26,9 @@ class WireEndpoint(StandInEndpoint):
     unauthorised = 401
     """The status for a wrong key."""
 
-    def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
-        """Whether calls of the turn under way come back without what was signed beside them, which the real APIs
-        refuse."""
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
+        """Whether calls come back without their results, or those of the turn under way without what was signed beside
+        them, which the real APIs refuse."""
         raise NotImplementedError
 
     @property
@@ -40,7 +40,7 @@ class WireEndpoint(StandInEndpoint):
         objection = (401, "authentication_error", {}) if self.key(request) != self.api_key else None
         if objection is None and chat is None:
             objection = 404, "not_found_error", {}
-        if objection is None and "messages" in (chat or {}) and self.misses_a_signature(chat["model"], request.body):
+        if objection is None and "messages" in (chat or {}) and self.misses_something(chat["model"], request.body):
             objection = 400, "invalid_request_error", {}
         if objection is None:
             await asyncio.sleep(self._thinking_seconds(chat["model"]))
@@ -128,7 +128,13 @@ class AnthropicEndpoint(WireEndpoint):
     def error(self, status: int, code: str, message: str) -> dict[str, Any]:
         return {"type": "error", "error": {"type": code, "message": message}, "request_id": "req-x"}
 
-    def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
+        blocks = [block for message in body["messages"] for block in message["content"]]
+        ids = [block["id"] for block in blocks if block["type"] == "tool_use"]
+        if len(ids) != len(set(ids)) or ids != [
+            each["tool_use_id"] for each in blocks if each["type"] == "tool_result"
+        ]:
+            return True
         if model != "think-tools":
             return False
         behind = _behind_the_question(body["messages"], "content", lambda block: block["type"] == "tool_result")
@@ -228,7 +234,7 @@ class GoogleEndpoint(WireEndpoint):
     def key(self, request: Request) -> str:
         return request.headers.get("x-goog-api-key", "")
 
-    def misses_a_signature(self, model: str, body: dict[str, Any]) -> bool:
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
         if model != "think-tools":
             return False
         results = {"functionResponse", "function_response"}

@@ -54,8 +54,8 @@ def answer(body: Mapping[str, Any]) -> Answer:
     ``tool_choice`` that asks for one, get a call of each; everything else gets a sentence. The models ``refuse``,
     ``think``, ``misfit`` (an object that does not fit the schema), ``misfit-once`` (only the first one does not),
     ``bad-arguments``, ``unknown-tool`` and ``keep-calling`` (tools, also when it was told their results) do what their
-    names say; ``twice`` calls tools for two rounds, ``think-tools`` thinks before it does, and ``cut-calls`` has no
-    room for all that it wanted to call.
+    names say; ``twice`` calls tools for two rounds, ``think-tools`` thinks and says so before it does, and
+    ``cut-calls`` has no room for all that it wanted to call.
     """
     digest = _digest(body)
     model = body.get("model")
@@ -67,7 +67,8 @@ def answer(body: Mapping[str, Any]) -> Answer:
     if tools:
         calls = [_call(tool, digest, str(model)) for tool in tools]
         reason = "length" if model == "cut-calls" else "tool_calls"
-        return Answer(thinking=thinking, tool_calls=calls, finish_reason=reason)
+        text = "I shall look." if model == "think-tools" else ""
+        return Answer(text=text, thinking=thinking, tool_calls=calls, finish_reason=reason)
     return _cut(Answer(text=_text(body, digest), thinking=thinking), body)
 
 

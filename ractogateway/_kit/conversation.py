@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from ractogateway._kit.request import definitions, following_shapes, history_shapes
@@ -133,35 +134,45 @@ def read_conversation(config: ChatConfig, system_prompt: str) -> Conversation:
         InvalidValueError: A message cannot be sent; the messages of this error quote nothing.
     """
     conversation = Conversation([system_prompt] if system_prompt else [], [])
-    names: dict[str, str] = {}
+    calls: dict[str, Call] = {}
     for shape in history_shapes(config):
-        _read_message(conversation, shape, names)
+        _read_message(conversation, shape, calls)
     new = [*_parts(config.user_message), *_parts(config.attachments)]
     _add(conversation, from_assistant=False, parts=new)
     for shape in following_shapes(config):
-        _read_message(conversation, shape, names)
+        _read_message(conversation, shape, calls)
     return conversation
 
 
-def _read_message(conversation: Conversation, shape: Mapping[str, Any], names: dict[str, str]) -> None:
-    """Add a message. ``names`` are those of the calls so far, by their ids."""
+def _read_message(conversation: Conversation, shape: Mapping[str, Any], known: dict[str, Call]) -> None:
+    """Add a message. ``known`` are the calls so far, each by the id that results have for it.
+
+    Where servers give calls no ids, they are numbered in each message anew; but in one conversation, Anthropic wants
+    all ids to differ. The later ones are renamed, and so are their results.
+    """
     role, content = shape["role"], shape.get("content")
     if role in _OF_SYSTEM:
         conversation.system.extend(_system_texts(content))
         return
     if role in _OF_TOOL:
         call_id = str(shape.get("tool_call_id") or shape.get("name") or "")
-        name = names.get(call_id) or str(shape.get("name") or "")
-        _add(conversation, from_assistant=False, parts=[Result(call_id, name, _result_text(content))])
+        call = known.get(call_id) or Call(call_id, str(shape.get("name") or ""), {})
+        _add(conversation, from_assistant=False, parts=[Result(call.id, call.name, _result_text(content))])
         return
     parts = [*_thoughts(shape), *_signed(list(_parts(content)), _signature(shape))]
     calls = shape.get("tool_calls") or []
     if not isinstance(calls, (list, tuple)):
         raise InvalidTypeError(f"history holds tool_calls that are no list but {type(calls).__name__}")
     for call in map(_call, calls):
-        names[call.id] = call.name
-        parts.append(call)
+        renamed = replace(call, id=_free(call.id, known))
+        known[renamed.id] = known[call.id] = renamed
+        parts.append(known[call.id])
     _add(conversation, from_assistant=role in _OF_ASSISTANT, parts=parts)
+
+
+def _free(call_id: str, known: Mapping[str, Call]) -> str:
+    others = (f"{call_id}_{number}" for number in count(2))
+    return call_id if call_id not in known else next(other for other in others if other not in known)
 
 
 def read_tools(config: ChatConfig) -> Iterator[Function | Native]:

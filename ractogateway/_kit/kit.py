@@ -61,15 +61,22 @@ class DeveloperKit:
     def chat(self, config: ChatConfig) -> LLMResponse:
         """Answer one request: from the cache, or by the provider. Blocks the calling thread.
 
+        With ``config.tool_rounds``, tools that the model asks for run in this thread, one after the other; those that
+        are coroutine functions in an event loop of their own.
+
         Raises:
             StructuredOutputError: A complete answer does not fit ``config.response_model``.
+            Exception: What a tool raised, if its registry says ``on_error="raise"``.
         """
         request = self._prepare_blocking(config)
         with checked_before():
             return drive(self._flow.answer(self._blocking, request))
 
     async def achat(self, config: ChatConfig) -> LLMResponse:
-        """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has."""
+        """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has.
+
+        Tools of one round run together: coroutine functions in this loop, others in threads.
+        """
         return await self._flow.answer(self._async, self._prepare_async(config))
 
     # -- streams -------------------------------------------------------------------------------------------------------
@@ -79,6 +86,9 @@ class DeveloperKit:
 
         A cached answer is replayed as a stream, and a stream that ended well is stored for all four methods before its
         last chunk is handed out. Leaving the loop early (or ``close()``) hangs up, and stores nothing.
+
+        Each answer after which the model is asked again, because it called tools or did not fit, ends with a chunk that
+        carries it and is not final (see `StreamChunk`).
 
         Streams do not wait for one another: one that begins while another of the same request is under way asks the
         provider too. Its reader wants the first words soon, and whoever reads the other may be slow, or leave it.

@@ -13,6 +13,7 @@ a turn: its caller is to run them, and to ask again with ``following``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -64,7 +65,8 @@ async def converse_stream(
         if not rounds.calls_tools(answer):
             yield final_chunk(rounds.whole(answer))
             return
-        yield interim_chunk(answer)
+        # A copy: what a reader does with it does not change what is run.
+        yield interim_chunk(answer.model_copy(update={"tool_calls": copy.deepcopy(answer.tool_calls)}))
         await rounds.run(answer)
 
 

@@ -61,6 +61,9 @@ class OpenAIDeveloperKit(DeveloperKit):
     ``messages``, ``model`` or ``stream``. Of several choices (``n``) the first is the answer; the others are in
     ``raw``, which is neither cached nor given for streams.
 
+    What other providers signed in a conversation (``thinking_blocks`` and ``extra_content`` of assistants' messages) is
+    left out at OpenAI's own addresses, and sent to other servers, which may stand in front of those providers.
+
     A config is copied when a method is called (by `achat`, when it is first awaited): what is changed in it later does
     not reach the request.
 

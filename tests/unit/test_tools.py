@@ -356,6 +356,15 @@ def test_a_definition_given_away_cannot_change_the_tool():
     assert tools.definitions[0]["function"]["parameters"]["required"] == ["city"]
 
 
+def test_a_config_may_be_copied_with_its_tools():
+    tools = ToolRegistry()
+    tools.register(get_weather)
+    copied = ChatConfig(user_message="q", tools=[tools]).model_copy(deep=True).tools[0]
+    tools.register(lambda: 1, name="later")
+    assert [tool.name for tool in copied] == ["get_weather"]
+    assert json.loads(copied.call(call("get_weather", city="Oslo"))["content"])["city"] == "Oslo"
+
+
 @pytest.mark.parametrize("tools", ["get_weather", 7, [7], [get_weather], get_weather, Literal])
 def test_a_config_takes_registries_and_definitions_only(tools):
     with pytest.raises(InvalidTypeError):

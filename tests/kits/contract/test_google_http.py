@@ -55,11 +55,11 @@ def test_answers_calls_and_files(make, endpoint, eventually, method):
 @pytest.mark.parametrize("method", ["achat", "astream"])
 @pytest.mark.parametrize(
     ("model", "kind"),
-    [("error-429", ProviderRateLimited), ("cut", ProviderConnectionError), ("slow-3000", ProviderTimeout)],
+    [("error-429", ProviderRateLimited), ("cut", ProviderConnectionError), ("slow-400", ProviderTimeout)],
 )
 def test_failures_are_those_of_our_tree(make, method, model, kind):
     kit = make(model)
-    config = HELLO.model_copy(update={"extra": {"timeout": 0.3 if model.startswith("slow") else 30}})
+    config = HELLO.model_copy(update={"extra": {"timeout": 0.1 if model.startswith("slow") else 30}})
     with pytest.raises(kind) as e:
         run(lambda: kit.achat(config) if method == "achat" else astream(kit, config))
     assert (e.value.__cause__, e.value.__context__) == (None, None)

@@ -82,7 +82,7 @@ def test_a_turn_is_remembered_whole_and_paid_once(ask, make, wire, endpoint, aro
 
 
 def test_a_turn_out_of_the_cache_is_remembered_and_costs_nothing(ask, make, endpoint, around):
-    kit = make(**around)
+    kit = make("think-tools", **around)
     first = ask(kit, config_of(weather()))
     again = ask(kit, config_of(weather(), conversation_id="d"))
     assert (again.cached, again.gateway.provider_calls, endpoint.requests) == (True, 0, 2)
