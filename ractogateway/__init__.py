@@ -14,30 +14,39 @@ if TYPE_CHECKING:
         anthropic_developer_kit,
         cache,
         errors,
+        files,
         google_developer_kit,
         messages,
         openai_developer_kit,
         prompts,
         redis,
+        tools,
     )
     from ractogateway.errors import RactoGatewayError
-    from ractogateway.messages import ChatConfig, LLMResponse, Message
+    from ractogateway.files import RactoFile
+    from ractogateway.messages import CallReport, ChatConfig, LLMResponse, Message
     from ractogateway.prompts import RactoPrompt
+    from ractogateway.tools import ToolRegistry
 
 __all__ = [
+    "CallReport",
     "ChatConfig",
     "LLMResponse",
     "Message",
+    "RactoFile",
     "RactoGatewayError",
     "RactoPrompt",
+    "ToolRegistry",
     "anthropic_developer_kit",
     "cache",
     "errors",
+    "files",
     "google_developer_kit",
     "messages",
     "openai_developer_kit",
     "prompts",
     "redis",
+    "tools",
 ]
 
 __version__ = "0.1.0"
@@ -45,18 +54,23 @@ __version__ = "0.1.0"
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "CallReport": "messages",
         "ChatConfig": "messages",
         "LLMResponse": "messages",
         "Message": "messages",
+        "RactoFile": "files",
         "RactoGatewayError": "errors",
         "RactoPrompt": "prompts",
+        "ToolRegistry": "tools",
         "anthropic_developer_kit": "",
         "cache": "",
         "errors": "",
+        "files": "",
         "google_developer_kit": "",
         "messages": "",
         "openai_developer_kit": "",
         "prompts": "",
         "redis": "",
+        "tools": "",
     },
 )

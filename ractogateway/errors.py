@@ -9,8 +9,10 @@
     ├── UnsupportedEventLoopError                the running event loop is not asyncio's
     ├── BlockingCallInLoopError                  a blocking call inside a running loop, where that is forbidden
     ├── UnsupportedByProvider  (also NotImplementedError)  the kit's provider has no such service
+    ├── ToolError                                raised by a tool: its text is for the model to read
     ├── RateLimitExceeded                        a reservation was refused; carries the decision
     ├── RevisionConflict                         a conversation has moved on; carries both revisions
+    ├── TurnNotRemembered                        a kit's answer is there, its conversation does not hold it
     ├── StoreError                               Redis, or the way to it
     │   ├── StoreUnavailable                     an outage: the same call may succeed later
     │   │   ├── StoreTimeout   (also TimeoutError)
@@ -37,9 +39,10 @@ No message in this tree carries a prompt, an answer, a user's id or a password.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ractogateway.messages import LLMResponse
     from ractogateway.redis.config import RateLimitDecision
 
 __all__ = [
@@ -70,6 +73,8 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StructuredOutputError",
+    "ToolError",
+    "TurnNotRemembered",
     "UnsupportedByProvider",
     "UnsupportedEventLoopError",
     "WrongKeyType",
@@ -112,6 +117,10 @@ class UnsupportedByProvider(RactoGatewayError, NotImplementedError):
     """The provider of this kit has no such service: trying again is futile."""
 
 
+class ToolError(RactoGatewayError):
+    """For a tool to raise: the model is told its text, where of any other error it learns the class alone."""
+
+
 class BlockingCallInLoopError(RactoGatewayError):
     """A blocking method was called inside a running event loop and ``RACTOGATEWAY_BLOCKING_IN_LOOP=raise``."""
 
@@ -135,6 +144,23 @@ class RevisionConflict(RactoGatewayError):
         super().__init__(f"the conversation is at revision {actual}, the write expected {expected}")
         self.expected = expected
         self.actual = actual
+
+
+class TurnNotRemembered(RactoGatewayError):
+    """A kit was answered, and could not append the turn to its conversation; ``__cause__`` says why.
+
+    A `RevisionConflict`: the conversation was cleared, replaced or otherwise rewritten meanwhile, and holds nothing of
+    this turn. A `StoreUnavailable`: nobody knows, if its ``may_have_applied`` says so; ``memory.extend(conversation_id,
+    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time.
+
+    ``response`` is the answer, which was paid for; ``turn`` the messages that were to be appended.
+    """
+
+    def __init__(self, message: str, *, response: LLMResponse, turn: list[dict[str, Any]], request_id: str) -> None:
+        super().__init__(message)
+        self.response = response
+        self.turn = turn
+        self.request_id = request_id
 
 
 class StoreError(RactoGatewayError):
@@ -209,7 +235,12 @@ class ProviderError(RactoGatewayError):
 
     ``status`` is the HTTP status (None when there was no response), ``request_id`` the provider's own id of the
     request, ``retry_after_seconds`` what the provider asked for (None when it did not).
+
+    ``may_have_billed`` is False where the provider answered with an error, or was never reached: such a call costs
+    nothing. Where the answer got lost, nobody knows.
     """
+
+    may_have_billed: bool = False
 
     def __init__(
         self,
@@ -227,6 +258,8 @@ class ProviderError(RactoGatewayError):
 
 class ProviderConnectionError(ProviderError):
     """No complete answer arrived: the connection was refused, reset, or cut in the middle of a stream."""
+
+    may_have_billed = True
 
 
 class ProviderTimeout(ProviderConnectionError, TimeoutError):

@@ -7,16 +7,26 @@ reaches a log through one of them; lengths are shown instead.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 
+from ractogateway._checks import check_id
 from ractogateway._models import InputModel
+from ractogateway.files import RactoFile
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import ToolRegistry
+
+if TYPE_CHECKING:
+    from ractogateway.redis.config import RateLimitDecision
+else:
+    RateLimitDecision = Any  # pydantic would import it, and that needs the extra `redis`
 
 __all__ = [
+    "CallReport",
     "ChatConfig",
     "FinishReason",
     "LLMResponse",
@@ -103,12 +113,17 @@ class Usage(BaseModel):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        """What both cost together."""
+        return Usage(**{name: tokens + getattr(other, name) for name, tokens in self})
+
 
 class ToolCall(_Private):
     """A tool the model wants called.
 
     ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it, which is what goes
     back to the provider, and the only thing left when the model wrote something that is not a JSON object.
+    ``provider_fields`` is what else the provider wants back with the call, such as Google's signature of a thought.
     """
 
     _public: ClassVar[frozenset[str]] = frozenset({"id", "name"})
@@ -117,6 +132,13 @@ class ToolCall(_Private):
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     arguments_json: str = ""
+    provider_fields: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The call in the shape of Chat Completions, as part of an assistant's message."""
+        written = self.arguments_json or json.dumps(self.arguments, ensure_ascii=False)
+        function = {"name": self.name, "arguments": written}
+        return {"id": self.id, "type": "function", "function": function, **(self.provider_fields or {})}
 
 
 ToolCallResult = ToolCall
@@ -138,11 +160,44 @@ class Message(_Private):
         return {**self.model_dump(mode="json", exclude=set(extra)), **extra}
 
 
+class CallReport(BaseModel):
+    """What a kit did around one call. Token counts and revisions only: nothing here is private.
+
+    Attributes:
+        provider_calls: How often the provider was asked; 0 for an answer from the cache.
+        reserved_tokens: The estimate that was reserved; None where nothing was: without a limiter, or on a hit.
+        decision: What the limiter decided on it, a `ractogateway.redis.RateLimitDecision`.
+        settled_tokens: What the reservation was settled to. None where it could not be: without Redis the estimate
+            stands, or the decision was ``degraded``.
+        history_messages: Messages that the memory had of the conversation; None without one.
+        revision: The conversation's after this turn was appended; None where it was not.
+        seconds: How long the whole call took.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    provider_calls: int = 0
+    reserved_tokens: int | None = None
+    decision: RateLimitDecision | None = None
+    settled_tokens: int | None = None
+    history_messages: int | None = None
+    revision: int | None = None
+    seconds: float = 0.0
+
+
 class LLMResponse(_Private):
     """A model's answer.
 
     On a cache hit ``cached`` is True, ``usage`` is zero (nothing was billed) and ``saved_usage`` holds what the stored
     answer had cost. ``raw`` is the provider's own object; it is never cached.
+
+    Where a kit ran tools (`ChatConfig.tool_rounds`), ``following`` holds the messages that led to this answer: calls of
+    tools and their results. ``usage`` and ``saved_usage`` are then those of all rounds together, and ``cached`` says
+    that none of them was billed. ``provider_fields`` is what the provider wants back with this answer when the
+    conversation goes on, such as Anthropic's signed thoughts.
+
+    ``gateway`` tells what a kit did around the call that gave this answer. It is no part of the answer: it is neither
+    cached nor dumped, and answers that differ in nothing else are equal.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True, ser_json_inf_nan="constants")
@@ -158,6 +213,30 @@ class LLMResponse(_Private):
     model: str | None = None
     cached: bool = False
     saved_usage: Usage | None = None
+    following: list[dict[str, Any]] = Field(default_factory=list)
+    provider_fields: dict[str, Any] | None = None
+    gateway: CallReport | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All that this answer adds to a conversation, in the shape of Chat Completions, which every kit takes.
+
+        The messages of its rounds of tools, if there were any, then the answer itself. What a kit's caller puts into
+        `ChatConfig.following` together with the results of ``tool_calls``, or into a memory behind the user's message.
+        """
+        said = {"role": "assistant", "content": self.content if self.content or self.tool_calls else ""}
+        calls = {"tool_calls": [call.to_dict() for call in self.tool_calls]} if self.tool_calls else {}
+        return copy.deepcopy([*self.following, {**said, **calls, **(self.provider_fields or {})}])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, LLMResponse) and self.gateway is not other.gateway:
+            return self._without_report() == other._without_report()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment] # as that of every model that can be changed
+
+    def _without_report(self) -> LLMResponse:
+        return self.model_copy(update={"gateway": None})
 
     def as_hit(self) -> LLMResponse:
         """A copy of this stored answer as a cache hands it out: marked, billed at zero, sharing nothing mutable."""
@@ -179,7 +258,7 @@ class LLMResponse(_Private):
     def as_stored(self) -> LLMResponse:
         """A copy of this answer as a cache keeps it. A hit that is stored again is kept with what it had cost."""
         usage = self.saved_usage if self.cached and self.saved_usage else self.usage
-        return self._copied(raw=None, cached=False, usage=usage, saved_usage=None)
+        return self._copied(raw=None, cached=False, usage=usage, saved_usage=None, gateway=None)
 
     def to_stored_json(self) -> str:
         """This answer as JSON for a cache: in the form of a hit, so that nothing is left to do when it is read back.
@@ -194,11 +273,13 @@ class LLMResponse(_Private):
         # By name, not exclude_none or exclude_defaults: those would reach into what the user's `parsed` holds.
         exclude: dict[str, Any] = {name: True for name in _OFTEN_EMPTY if getattr(self, name) in (None, [])}
         exclude["saved_usage"] = {name for name, tokens in cost if not tokens}
+        if self.tool_calls and not any(call.provider_fields for call in self.tool_calls):
+            exclude["tool_calls"] = {"__all__": {"provider_fields"}}
         # Without warnings: they quote values.
         return hit.model_dump_json(exclude={"usage": True, **exclude}, warnings=False)
 
     def _hit_fields(self) -> dict[str, Any]:
-        return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage}
+        return {"raw": None, "cached": True, "usage": _NO_USAGE, "saved_usage": self.usage, "gateway": None}
 
     def _copied(self, **update: Any) -> LLMResponse:
         # Most answers are a text and numbers: copying only what can change is five times faster than a deep copy.
@@ -206,8 +287,8 @@ class LLMResponse(_Private):
         return updated.twin(updated.changeable_fields())
 
 
-_OFTEN_EMPTY = ("content", "thinking", "tool_calls", "model")
-_UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage})
+_OFTEN_EMPTY = ("content", "thinking", "tool_calls", "model", "following", "provider_fields")
+_UNCHANGING = frozenset({type(None), str, bool, int, float, FinishReason, Usage, CallReport})
 _NO_USAGE = Usage()
 
 
@@ -216,6 +297,10 @@ class StreamChunk(_Private):
 
     ``delta`` and ``thinking_delta`` are the new text, ``text`` all text so far. The last chunk has ``is_final`` set and
     carries the whole answer as ``response``.
+
+    A kit that asks again (`ChatConfig.tool_rounds`, `ChatConfig.correction_retries`) ends each answer but the last with
+    a chunk that carries it as ``response`` and is not final; after it, ``text`` begins anew. So a reader sees which
+    tools are about to be run, and when what was shown is to be replaced.
     """
 
     _public: ClassVar[frozenset[str]] = frozenset({"is_final", "finish_reason"})
@@ -228,29 +313,58 @@ class StreamChunk(_Private):
     response: LLMResponse | None = None
 
 
+def _id(name: str) -> Any:
+    # Plain: pydantic would refuse the lone surrogates that ids may hold.
+    return PlainValidator(lambda value: None if value is None else check_id(f"ChatConfig.{name}", value))
+
+
 class ChatConfig(_Private, InputModel):
     """One request to a kit.
 
-    ``prompt`` overrides the kit's ``default_prompt``; with neither there is no system message. ``history`` comes
-    between the system message and ``user_message``. ``tools`` are the provider's tool definitions. ``response_model``
-    (a pydantic class) asks for structured output, which arrives in ``LLMResponse.parsed``. ``attachments`` are further
-    content parts of the user message. ``extra`` goes to the provider's API as it is.
+    Attributes:
+        user_message: What the user says.
+        prompt: Overrides the kit's ``default_prompt``; with neither there is no system message.
+        temperature: From 0 to 2.
+        max_tokens: The most tokens of one answer.
+        history: Comes between the system message and ``user_message``.
+        following: Comes after ``user_message``: what happened in this turn so far, which is calls of tools and their
+            results. For callers who run tools themselves; see `LLMResponse.messages` and `ToolRegistry.call`.
+        tools: A `ToolRegistry`, or a list of registries and of tool definitions in the provider's shape.
+        tool_rounds: How many times a kit may run the tools that the model asks for, and ask it again with the results.
+            0 leaves them to the caller. An answer that still calls tools after the last round is handed out as it is,
+            with its ``tool_calls`` to be run; so is, in any round, one that calls a tool which no registry holds but a
+            definition names.
+        response_model: A pydantic class that asks for structured output, which arrives in ``LLMResponse.parsed``.
+        correction_retries: How many times a model whose answer does not fit ``response_model`` is shown what is wrong
+            with it, and asked again. Each is a paid request.
+        attachments: Further content of the user message: files (`RactoFile`), or parts in the shape of Chat Completions
+            or in the provider's own.
+        extra: Goes to the provider's API as it is.
+        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it.
+        conversation_id: Which conversation the turn belongs to, in a kit with a ``memory``, which brings what was said
+            before: ``history`` is empty then. A request without one is remembered nowhere. Neither id reaches the
+            provider or the cache.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    _public: ClassVar[frozenset[str]] = frozenset({"temperature", "max_tokens"})
+    _public: ClassVar[frozenset[str]] = frozenset({"temperature", "max_tokens", "tool_rounds", "correction_retries"})
 
     user_message: str = Field(strict=True)
     prompt: RactoPrompt | None = None
     temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False, strict=True)
     max_tokens: int = Field(default=4096, ge=1, strict=True)
     history: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
-    tools: list[dict[str, Any]] | None = None
+    following: Sequence[Message | Mapping[str, Any]] = Field(default_factory=list)
+    tools: ToolRegistry | Sequence[ToolRegistry | dict[str, Any]] | None = None
+    tool_rounds: int = Field(default=0, ge=0, le=1000, strict=True)
     response_model: type[BaseModel] | None = None
-    attachments: list[dict[str, Any]] = Field(default_factory=list)
+    correction_retries: int = Field(default=0, ge=0, le=100, strict=True)
+    attachments: Sequence[RactoFile | dict[str, Any]] = Field(default_factory=list)
     extra: dict[str, Any] = Field(default_factory=dict)
+    user_id: Annotated[str | None, _id("user_id")] = None
+    conversation_id: Annotated[str | None, _id("conversation_id")] = None
 
-    @field_validator("history", mode="before")
+    @field_validator("history", "following", mode="before")
     @classmethod
     def _as_messages(cls, value: Any) -> Any:
         """A list of messages, whichever of the two forms each was given in; anything else is pydantic's to refuse."""
@@ -264,6 +378,11 @@ class ChatConfig(_Private, InputModel):
     def past_messages(self) -> list[Message]:
         """``history`` as messages, also where dicts were added to it later."""
         return [_as_message(each) for each in self.history]
+
+    @property
+    def following_messages(self) -> list[Message]:
+        """``following`` as messages, also where dicts were added to it later."""
+        return [_as_message(each) for each in self.following]
 
 
 def _as_message(message: Message | Mapping[str, Any]) -> Message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ractogateway._demo.answers import Answer, answer, count_tokens, embedding, prompt_text
@@ -25,6 +26,11 @@ class WireEndpoint(StandInEndpoint):
     unauthorised = 401
     """The status for a wrong key."""
 
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
+        """Whether calls come back without their results, or those of the turn under way without what was signed beside
+        them, which the real APIs refuse."""
+        raise NotImplementedError
+
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._started.result()}"
@@ -34,6 +40,8 @@ class WireEndpoint(StandInEndpoint):
         objection = (401, "authentication_error", {}) if self.key(request) != self.api_key else None
         if objection is None and chat is None:
             objection = 404, "not_found_error", {}
+        if objection is None and "messages" in (chat or {}) and self.misses_something(chat["model"], request.body):
+            objection = 400, "invalid_request_error", {}
         if objection is None:
             await asyncio.sleep(self._thinking_seconds(chat["model"]))
             objection = _made_to_fail(chat["model"])
@@ -86,6 +94,18 @@ class WireEndpoint(StandInEndpoint):
         return count_tokens(prompt_text(chat))
 
 
+def _behind_the_question(
+    messages: list[dict[str, Any]], name: str, is_result: Callable[[dict[str, Any]], bool]
+) -> list[list[dict[str, Any]]]:
+    """The parts of each message behind the last one in which the user says something."""
+    questions = [
+        index
+        for index, each in enumerate(messages)
+        if each["role"] == "user" and not all(is_result(part) for part in each[name])
+    ]
+    return [each[name] for each in messages[max(questions, default=-1) + 1 :]]
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
@@ -93,6 +113,8 @@ def words(text: str) -> list[str]:
 # --- Anthropic -------------------------------------------------------------------------------------------------------
 
 _ANTHROPIC_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+SIGNATURE = "c2lnbmVk"
+"""What a provider signs its model's thoughts with."""
 CACHED = 3
 """Tokens of each prompt that come from the provider's own cache."""
 
@@ -105,6 +127,19 @@ class AnthropicEndpoint(WireEndpoint):
 
     def error(self, status: int, code: str, message: str) -> dict[str, Any]:
         return {"type": "error", "error": {"type": code, "message": message}, "request_id": "req-x"}
+
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
+        blocks = [block for message in body["messages"] for block in message["content"]]
+        ids = [block["id"] for block in blocks if block["type"] == "tool_use"]
+        if len(ids) != len(set(ids)) or ids != [
+            each["tool_use_id"] for each in blocks if each["type"] == "tool_result"
+        ]:
+            return True
+        if model != "think-tools":
+            return False
+        behind = _behind_the_question(body["messages"], "content", lambda block: block["type"] == "tool_result")
+        calling = [turn for turn in behind if any(block["type"] == "tool_use" for block in turn)]
+        return any((turn[0]["type"], turn[0].get("signature")) != ("thinking", SIGNATURE) for turn in calling)
 
     def read(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
         body = request.body or {}
@@ -129,7 +164,7 @@ class AnthropicEndpoint(WireEndpoint):
     def _blocks(self, said: Answer) -> list[dict[str, Any]]:
         blocks: list[dict[str, Any]] = []
         if said.thinking:
-            blocks.append({"type": "thinking", "thinking": said.thinking, "signature": "s"})
+            blocks.append({"type": "thinking", "thinking": said.thinking, "signature": SIGNATURE})
         if said.text or said.refusal:
             blocks.append({"type": "text", "text": said.text or said.refusal})
         for index, (name, arguments) in enumerate(said.tool_calls):
@@ -163,7 +198,11 @@ class AnthropicEndpoint(WireEndpoint):
 
     def _block_events(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
         kind = block["type"]
-        if kind == "tool_use":
+        if kind == "thinking":
+            opening = {**block, "thinking": "", "signature": ""}
+            deltas = [{"type": "thinking_delta", "thinking": word} for word in words(block["thinking"])]
+            deltas.append({"type": "signature_delta", "signature": block["signature"]})
+        elif kind == "tool_use":
             opening, written = {**block, "input": {}}, json.dumps(block["input"])
             pieces = [written[start : start + 5] for start in range(0, len(written), 5)]
             deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
@@ -194,6 +233,15 @@ class GoogleEndpoint(WireEndpoint):
 
     def key(self, request: Request) -> str:
         return request.headers.get("x-goog-api-key", "")
+
+    def misses_something(self, model: str, body: dict[str, Any]) -> bool:
+        if model != "think-tools":
+            return False
+        results = {"functionResponse", "function_response"}
+        behind = _behind_the_question(body["contents"], "parts", lambda part: bool(results & set(part)))
+        calls = [[part for part in turn if {"functionCall", "function_call"} & set(part)] for turn in behind]
+        spelt = ("thoughtSignature", "thought_signature")
+        return any(turn and SIGNATURE not in map(turn[0].get, spelt) for turn in calls)
 
     def error(self, status: int, code: str, message: str) -> dict[str, Any]:
         details = []
@@ -255,6 +303,8 @@ class GoogleEndpoint(WireEndpoint):
             {"functionCall": {"id": f"call_{index}", "name": name, "args": json.loads(arguments)}}
             for index, (name, arguments) in enumerate(said.tool_calls)
         ]
+        if calls and said.thinking:  # the first of several calls alone is signed
+            calls[0] = {**calls[0], "thoughtSignature": SIGNATURE}
         return [*thoughts, *texts, *calls]
 
     def _ending(self, chat: dict[str, Any], said: Answer) -> tuple[str, dict[str, Any]]:

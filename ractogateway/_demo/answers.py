@@ -50,22 +50,25 @@ class Answer:
 def answer(body: Mapping[str, Any]) -> Answer:
     """The answer to the body of a chat completion request.
 
-    A response schema gets an object that fits it; the name of an offered tool in the last user message, or a
-    ``tool_choice`` that asks for one, gets a call of that tool; everything else gets a sentence. The models ``refuse``,
-    ``think``, ``misfit`` (an object that does not fit the schema) and ``bad-arguments`` do what their names say.
+    A response schema gets an object that fits it; the names of offered tools in the last user message, or a
+    ``tool_choice`` that asks for one, get a call of each; everything else gets a sentence. The models ``refuse``,
+    ``think``, ``misfit`` (an object that does not fit the schema), ``misfit-once`` (only the first one does not),
+    ``bad-arguments``, ``unknown-tool`` and ``keep-calling`` (tools, also when it was told their results) do what their
+    names say; ``twice`` calls tools for two rounds, ``think-tools`` thinks and says so before it does, and
+    ``cut-calls`` has no room for all that it wanted to call.
     """
     digest = _digest(body)
     model = body.get("model")
     if model == "refuse":
         return Answer(refusal="I cannot help with that.")
-    tool = _tool_asked_for(body)
-    if tool is not None:
-        arguments = json.dumps(_fitting(tool.get("parameters") or {}, digest))
-        return Answer(
-            tool_calls=[(tool["name"], arguments[:-1] if model == "bad-arguments" else arguments)],
-            finish_reason="tool_calls",
-        )
-    thinking = f"The question has {len(_last_user_text(body))} characters." if model == "think" else ""
+    thinks = model == "think" or (model == "think-tools" and body.get("tools"))
+    thinking = f"The question has {len(_last_user_text(body))} characters." if thinks else ""
+    tools = _tools_asked_for(body)
+    if tools:
+        calls = [_call(tool, digest, str(model)) for tool in tools]
+        reason = "length" if model == "cut-calls" else "tool_calls"
+        text = "I shall look." if model == "think-tools" else ""
+        return Answer(text=text, thinking=thinking, tool_calls=calls, finish_reason=reason)
     return _cut(Answer(text=_text(body, digest), thinking=thinking), body)
 
 
@@ -100,7 +103,9 @@ def _text(body: Mapping[str, Any], digest: bytes) -> str:
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema":
         fitting = _fitting(wanted["json_schema"].get("schema") or {}, digest)
-        return json.dumps({"unexpected": True} if body.get("model") == "misfit" else fitting)
+        answered = any(message.get("role") == "assistant" for message in body.get("messages", []))
+        misfit = body.get("model") == "misfit" or (body.get("model") == "misfit-once" and not answered)
+        return json.dumps({"unexpected": True} if misfit else fitting)
     if wanted.get("type") == "json_object":
         return json.dumps({"answer": _sentence(digest)})
     return _sentence(digest)
@@ -121,17 +126,30 @@ def _cut(whole: Answer, body: Mapping[str, Any]) -> Answer:
     return whole
 
 
-def _tool_asked_for(body: Mapping[str, Any]) -> dict[str, Any] | None:
-    messages = body.get("messages") or [{}]
+def _call(tool: Mapping[str, Any], digest: bytes, model: str) -> tuple[str, str]:
+    arguments = json.dumps(_fitting(tool.get("parameters") or {}, digest))
+    name = "no_such_tool" if model == "unknown-tool" else tool["name"]
+    return name, arguments[:-1] if model == "bad-arguments" else arguments
+
+
+def _tools_asked_for(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     functions = [tool["function"] for tool in body.get("tools") or [] if tool.get("type") == "function"]
     choice = body.get("tool_choice")
-    if not functions or choice == "none" or messages[-1].get("role") == "tool":
-        return None
+    rounds = {"keep-calling": math.inf, "twice": 2}.get(str(body.get("model")), 1)
+    if not functions or choice == "none" or _rounds(body, "tool") >= rounds:
+        return []
     if choice == "required":
-        return dict(functions[0])
+        return functions[:1]
     named = choice["function"]["name"] if isinstance(choice, dict) else ""
     asked = _last_user_text(body)
-    return next((function for function in functions if function["name"] == named or function["name"] in asked), None)
+    return [function for function in functions if function["name"] == named or function["name"] in asked]
+
+
+def _rounds(body: Mapping[str, Any], role: str) -> int:
+    """How many groups of messages of this role there are behind the last message of the user."""
+    roles = [message.get("role") for message in body.get("messages", [])]
+    behind = roles[len(roles) - roles[::-1].index("user") :] if "user" in roles else roles
+    return sum(one == role != before for before, one in zip([None, *behind], behind, strict=False))
 
 
 def _last_user_text(body: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from anyio import move_on_after
 from anyio.to_thread import run_sync
@@ -30,10 +30,18 @@ from anyio.to_thread import run_sync
 from ractogateway._forking import immortalise, renewed_after_fork
 from ractogateway.errors import UnsupportedEventLoopError
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "is_ending"]
 
 CLOSE_SECONDS = 2.0
 """How long closing may take in a loop that is about to end; it is a matter of milliseconds unless a peer is stuck."""
+
+
+_ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def is_ending(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop is about to end: nothing may be begun in it any more that takes more than a moment."""
+    return loop in _ending
 
 
 class _BlockingClient(Protocol):
@@ -48,11 +56,19 @@ _B = TypeVar("_B", bound=_BlockingClient)
 _A = TypeVar("_A", bound=_AsyncClient)
 
 
+@dataclass(slots=True)
+class _Wish:
+    """Whether somebody wants a client closed; else it is its loop that ends, or nobody knows the kit any more."""
+
+    expressed: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class _OfLoop(Generic[_A]):
     """The client of one loop; ``keeper`` closes it."""
 
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wish: _Wish = field(default_factory=_Wish)
     client: _A | None = None
     keeper: AsyncGenerator[None, None] | None = None
 
@@ -106,7 +122,7 @@ class Clients(Generic[_B, _A]):
             if entry.client is not None:  # made by another task meanwhile
                 return entry.client
             client = await run_sync(self._make_async)
-            entry.keeper = _keep(client, weakref.ref(self))
+            entry.keeper = _keep(client, weakref.ref(self), entry.wish)
             await anext(entry.keeper)  # from here on the loop knows the generator, and ends it
             entry.client = client
             return client
@@ -120,6 +136,9 @@ class Clients(Generic[_B, _A]):
         with self._lock:
             dropped = list(self._of_loops.values())
             self._of_loops.clear()
+        for entry in dropped:
+            entry.wish.expressed = True
+            del entry
         # A keeper that nobody refers to is ended by its loop.
         dropped.clear()
 
@@ -127,6 +146,7 @@ class Clients(Generic[_B, _A]):
         """Close the clients of this loop and of blocking calls now, those of other loops as soon as they run."""
         entry = self._leave(asyncio.get_running_loop())
         if entry is not None and entry.keeper is not None:
+            entry.wish.expressed = True
             await entry.keeper.aclose()
         self.close()
 
@@ -152,13 +172,15 @@ class Clients(Generic[_B, _A]):
         self._start()
 
 
-async def _keep(client: _AsyncClient, owner: weakref.ref[Any]) -> AsyncGenerator[None, None]:
+async def _keep(client: _AsyncClient, owner: weakref.ref[Any], wish: _Wish) -> AsyncGenerator[None, None]:
     # Refers to its owner weakly: in a cycle, a kit that is dropped would keep its sockets until the next collection.
     try:
         yield
     finally:
         clients = owner()
         if clients is not None:
+            if not wish.expressed:
+                _ending.add(asyncio.get_running_loop())
             clients._leave(asyncio.get_running_loop(), client)  # noqa: SLF001 - the other half of this very class
         with move_on_after(CLOSE_SECONDS, shield=True):
             await client.close()

@@ -7,14 +7,17 @@ cache.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from ractogateway._kit.request import RequestIdentity
 from ractogateway.messages import LLMResponse
 
-__all__ = ["AsyncOwnCall", "OwnCall", "Wanted", "offers", "storable_copy"]
+__all__ = ["Compute", "OwnCall", "Wanted", "storable_copy"]
+
+Compute = Callable[[], Coroutine[Any, Any, LLMResponse]]
+"""Makes the answer."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,37 +44,13 @@ class Wanted:
         return limits
 
 
-class _Outcome:
-    """How a call ended."""
+class OwnCall:
+    """A call to the provider, and how it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
         self.answer: LLMResponse | None = None
         self.failure: BaseException | None = None
-
-
-class OwnCall(_Outcome):
-    """A blocking call to the provider."""
-
-    def __init__(self, compute: Callable[[], LLMResponse]) -> None:
-        super().__init__()
-        self._compute = compute
-
-    def __call__(self) -> LLMResponse:
-        """Make the call; what a cache may keep of its answer."""
-        try:
-            self.answer = self._compute()
-        except BaseException as failure:
-            self.failure = failure
-            raise
-        return storable_copy(self.answer)
-
-
-class AsyncOwnCall(_Outcome):
-    """The same for async code. `make` is the function to call, so that everybody sees that it is a coroutine's."""
-
-    def __init__(self, compute: Callable[[], Awaitable[LLMResponse]]) -> None:
-        super().__init__()
-        self._compute = compute
 
     async def make(self) -> LLMResponse:
         """Make the call; what a cache may keep of its answer."""
@@ -90,18 +69,3 @@ def storable_copy(response: LLMResponse) -> LLMResponse:
     changes the answer it got does not change the stored one.
     """
     return response.model_copy(update={"raw": None, "parsed": None}).model_copy(deep=True)
-
-
-def offers(cache: object, name: str) -> bool:
-    """Whether a cache has something of this name that goes with its own ``get`` and ``put``.
-
-    What a subclass inherited beside one of those that it replaced would pass it by.
-    """
-    if not hasattr(cache, name):
-        return False
-    order = type(cache).__mro__
-
-    def home(attribute: str) -> int:
-        return next((place for place, owner in enumerate(order) if attribute in vars(owner)), len(order))
-
-    return name in getattr(cache, "__dict__", {}) or home(name) <= min(home("get"), home("put"))

@@ -51,6 +51,11 @@ _HTTP_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "httpcore", "httpcore2",
 _LATE = "the provider did not answer in time"
 _BROKEN = "the connection to the provider failed or broke"
 
+_UNREACHED = frozenset(
+    {"ClientConnectorError", "ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout"}
+)
+"""Errors of the HTTP libraries before a request has left."""
+
 _UNAUTHORISED = frozenset({401, 403})
 _TOO_MANY_REQUESTS = 429
 _BAD_REQUEST = 400
@@ -88,10 +93,12 @@ def construction_errors(package: str) -> provider_errors:
     def translated(error: Exception) -> RactoGatewayError | None:
         if isinstance(error, RactoGatewayError):
             return None
-        return ProviderConnectionError(
+        failure = ProviderConnectionError(
             f"the {package} client could not be made ({type(error).__name__}); it reads the environment's proxies and "
             "certificates, such as HTTP_PROXY and SSL_CERT_FILE"
         )
+        failure.may_have_billed = False
+        return failure
 
     return provider_errors(translated)
 
@@ -108,9 +115,9 @@ def translate(error: Exception, package: str) -> RactoGatewayError | None:
     if "APIStatusError" in names:
         return _from_answer(error)
     if "APITimeoutError" in names:
-        return ProviderTimeout(_LATE)
+        return _without_answer(ProviderTimeout(_LATE), error)
     if "APIConnectionError" in names:
-        return ProviderConnectionError(_BROKEN)
+        return _without_answer(ProviderConnectionError(_BROKEN), error)
     found = on_the_way(error)
     if found is None and "APIError" in names:
         found = from_event(_code(error))
@@ -122,12 +129,20 @@ def translate(error: Exception, package: str) -> RactoGatewayError | None:
 def on_the_way(error: Exception) -> ProviderError | None:
     """What happens to any connection, whichever SDK let it through."""
     if isinstance(error, TimeoutError) or "TimeoutException" in {kind.__name__ for kind in type(error).__mro__}:
-        return ProviderTimeout(_LATE)
+        return _without_answer(ProviderTimeout(_LATE), error)
     if type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES or isinstance(error, OSError):
-        return ProviderConnectionError(_BROKEN)
+        return _without_answer(ProviderConnectionError(_BROKEN), error)
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return ProviderConnectionError("the provider's answer is not JSON")
     return None
+
+
+def _without_answer(failure: ProviderConnectionError, error: BaseException) -> ProviderConnectionError:
+    """``failure``, which knows whether the request can have arrived. (The last attempt's: nobody tells of others.)"""
+    for cause in (error, error.__cause__):
+        if cause is not None and _UNREACHED & {kind.__name__ for kind in type(cause).__mro__}:
+            failure.may_have_billed = False
+    return failure
 
 
 def before_sending(error: Exception) -> InvalidValueError | None:
@@ -173,7 +188,9 @@ def _kind_for(status: int) -> type[ProviderError]:
 def from_event(code: str = "", *, request_id: str | None = None) -> ProviderError:
     """An error that came as an event of a stream: the HTTP status had been sent as 200 long before."""
     kind = ProviderRateLimited if "rate_limit" in code or "EXHAUSTED" in code else ProviderUnavailable
-    return kind(f"the provider reported an error in the middle of its answer{code}", request_id=request_id)
+    failure = kind(f"the provider reported an error in the middle of its answer{code}", request_id=request_id)
+    failure.may_have_billed = True
+    return failure
 
 
 def _code(error: Any) -> str:

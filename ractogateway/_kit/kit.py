@@ -1,45 +1,34 @@
-"""What all kits are: the order of things around a call. A provider's official SDK does the talking."""
+"""What all kits are. A provider's official SDK does the talking; the order of things around a call is `Flow`'s."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import move_on_after
-
-from ractogateway._checks import check_id, check_temperature
+from ractogateway._blocking_in_loop import check_running_loop, checked_before
+from ractogateway._driving import drive
+from ractogateway._kit.budget import AsyncRateLimiter, Budget, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
-from ractogateway._kit.clients import CLOSE_SECONDS, Clients
-from ractogateway._kit.computing import Wanted
-from ractogateway._kit.failures import provider_errors
+from ractogateway._kit.clients import Clients
+from ractogateway._kit.estimating import Estimator
+from ractogateway._kit.flow import Flow
+from ractogateway._kit.nesting import nested
+from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
-from ractogateway._kit.replay import final_chunk, replay
-from ractogateway._kit.request import RequestIdentity, effective_temperature, identify, may_store, snapshot
-from ractogateway._kit.structured import with_parsed
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory, Remembering
+from ractogateway._kit.sides import AsyncSide, BlockingSide
 from ractogateway.cache.protocol import ExactCache
-from ractogateway.errors import InvalidTypeError, StructuredOutputError
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
 from ractogateway.prompts import RactoPrompt
 
 __all__ = ["DeveloperKit"]
 
-_END: Any = object()
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Request:
-    """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original."""
-
-    config: ChatConfig
-    identity: RequestIdentity
+_ADVICE = "await achat or iterate over astream instead"
 
 
 class DeveloperKit:
-    """Chat by one provider, through a cache."""
+    """Chat by one provider, through a cache, within a budget, in a conversation."""
 
     def __init__(
         self,
@@ -50,48 +39,45 @@ class DeveloperKit:
         default_prompt: RactoPrompt | None,
         exact_cache: ExactCache | AsyncExactCache | None,
         cache_max_temperature: float,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None,
+        memory: ChatMemory | AsyncChatMemory | None,
     ) -> None:
-        self._model = check_id("model", model)
-        if default_prompt is not None and not isinstance(default_prompt, RactoPrompt):
-            raise InvalidTypeError(f"default_prompt must be a RactoPrompt or None, not {type(default_prompt).__name__}")
-        self._default_prompt = default_prompt
-        self._cache = CacheAccess(exact_cache)
-        self._cache_max_temperature = check_temperature(cache_max_temperature, "cache_max_temperature")
         self._provider = provider
         self._clients = clients
+        self._preparation = Preparation(model, provider, default_prompt)
+        self._flow = Flow(
+            provider,
+            self._preparation,
+            cache=CacheAccess(exact_cache),
+            budget=Budget(rate_limiter, Estimator(model)),
+            remembering=Remembering(memory),
+            cache_max_temperature=cache_max_temperature,
+        )
+        self._blocking = BlockingSide(provider, clients)
+        self._async = AsyncSide(provider, clients)
 
     # -- chat ----------------------------------------------------------------------------------------------------------
 
     def chat(self, config: ChatConfig) -> LLMResponse:
         """Answer one request: from the cache, or by the provider. Blocks the calling thread.
 
+        With ``config.tool_rounds``, tools that the model asks for run in this thread, one after the other; those that
+        are coroutine functions in an event loop of their own.
+
         Raises:
             StructuredOutputError: A complete answer does not fit ``config.response_model``.
+            Exception: What a tool raised, if its registry says ``on_error="raise"``.
         """
-        request = self._prepare(config)
-        config = request.config
-        self._cache.check_blocking()
-
-        def ask() -> LLMResponse:
-            with provider_errors(self._provider.translate):
-                client = self._clients.blocking()
-                answer = self._provider.send(client, self._arguments(request, stream=False))
-            return with_parsed(self._provider.read(answer), config.response_model)
-
-        return self._cache.answer(self._wanted(request), ask)
+        request = self._prepare_blocking(config)
+        with checked_before():
+            return drive(self._flow.answer(self._blocking, request))
 
     async def achat(self, config: ChatConfig) -> LLMResponse:
-        """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has."""
-        request = self._prepare(config)
-        config = request.config
+        """`chat` for async code: never blocks the event loop, whichever face of a cache the kit has.
 
-        async def ask() -> LLMResponse:
-            with provider_errors(self._provider.translate):
-                client = await self._clients.of_this_loop()
-                answer = await self._provider.asend(client, self._arguments(request, stream=False))
-            return with_parsed(self._provider.read(answer), config.response_model)
-
-        return await self._cache.aanswer(self._wanted(request), ask)
+        Tools of one round run together: coroutine functions in this loop, others in threads.
+        """
+        return await self._flow.answer(self._async, self._prepare_async(config))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -101,73 +87,20 @@ class DeveloperKit:
         A cached answer is replayed as a stream, and a stream that ended well is stored for all four methods before its
         last chunk is handed out. Leaving the loop early (or ``close()``) hangs up, and stores nothing.
 
+        Each answer after which the model is asked again, because it called tools or did not fit, ends with a chunk that
+        carries it and is not final (see `StreamChunk`).
+
         Streams do not wait for one another: one that begins while another of the same request is under way asks the
         provider too. Its reader wants the first words soon, and whoever reads the other may be slow, or leave it.
 
         Raises:
             ProviderConnectionError: Also where the stream stops in the middle, after the chunks that did arrive.
         """
-        request = self._prepare(config)
-        self._cache.check_blocking()
-        return self._stream(request)
-
-    def _stream(self, request: _Request) -> Generator[StreamChunk, None, None]:
-        config = request.config
-        answer = _usable(self._cache.lookup(request.identity), config)
-        if answer is not None:
-            yield from replay(answer)
-            return
-        with provider_errors(self._provider.translate):
-            client = self._clients.blocking()
-            source = self._provider.open(client, self._arguments(request, stream=True))
-        collector = self._provider.collector()
-        with closing(source):
-            while True:
-                # Around the SDK only: what a caller throws into this generator is not the provider's doing.
-                with provider_errors(self._provider.translate):
-                    piece = next(source, _END)
-                if piece is _END:
-                    break
-                chunk = collector.add(piece)
-                if chunk is not None:
-                    yield chunk
-        answer = with_parsed(collector.finish(), config.response_model)
-        if may_store(config, answer, self._cache_max_temperature):
-            self._cache.store(request.identity, answer)
-        yield final_chunk(answer)
+        return _driven(self._blocking, self._flow.stream(self._blocking, self._prepare_blocking(config)))
 
     def astream(self, config: ChatConfig) -> AsyncGenerator[StreamChunk, None]:
         """`stream` for async code: ``async for chunk in kit.astream(config)``. Never blocks the event loop."""
-        return self._astream(self._prepare(config))
-
-    async def _astream(self, request: _Request) -> AsyncGenerator[StreamChunk, None]:
-        config = request.config
-        answer = _usable(await self._cache.alookup(request.identity), config)
-        if answer is not None:
-            for chunk in replay(answer):
-                yield chunk
-            return
-        with provider_errors(self._provider.translate):
-            client = await self._clients.of_this_loop()
-            source = await self._provider.aopen(client, self._arguments(request, stream=True))
-        collector = self._provider.collector()
-        try:
-            while True:
-                with provider_errors(self._provider.translate):
-                    piece = await anext(source, _END)
-                if piece is _END:
-                    break
-                new = collector.add(piece)
-                if new is not None:
-                    yield new
-        finally:
-            # Shielded: in a cancelled scope a plain await would leave the connection to the provider open.
-            with move_on_after(CLOSE_SECONDS, shield=True):
-                await source.aclose()
-        answer = with_parsed(collector.finish(), config.response_model)
-        if may_store(config, answer, self._cache_max_temperature):
-            await self._cache.astore(request.identity, answer)
-        yield final_chunk(answer)
+        return self._flow.stream(self._async, self._prepare_async(config))
 
     # -- closing -------------------------------------------------------------------------------------------------------
 
@@ -196,47 +129,40 @@ class DeveloperKit:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self._model!r})"
+        return f"{type(self).__name__}(model={self._preparation.model!r})"
 
     # -- preparing -----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, config: ChatConfig) -> _Request:
-        if not isinstance(config, ChatConfig):
-            raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
-        config = snapshot(config)
-        self._provider.check(config)
-        prompt = config.prompt if config.prompt is not None else self._default_prompt
-        identity = identify(
-            config,
-            model=self._model,
-            system_prompt="" if prompt is None else prompt.compile(),
-            provider=self._provider.name,
-            base_url=self._provider.address_key,
-            silent=self._provider.silent,
-            variant=self._provider.variant(config, self._model),
-        )
-        return _Request(config, identity)
+    def _prepare(self, config: ChatConfig) -> Request:
+        return self._preparation.prepare(config)
 
-    def _wanted(self, request: _Request) -> Wanted:
-        config, highest = request.config, self._cache_max_temperature
-        temperature = effective_temperature(config)
-        return Wanted(
-            identity=request.identity,
-            usable=partial(_usable, config=config),
-            may_store=partial(may_store, config, max_temperature=highest),
-            # What `extra` says is what counts; the cache judges by what it is keyed by.
-            max_temperature=config.temperature if temperature is not None and 0.0 <= temperature <= highest else None,
-        )
+    def _prepare_blocking(self, config: ChatConfig) -> Request:
+        request = self._prepare(config)
+        self._flow.check(request, blocking=True)
+        check_running_loop(_ADVICE)
+        return request
 
-    def _arguments(self, request: _Request, *, stream: bool) -> dict[str, Any]:
-        return self._provider.arguments(
-            request.config, model=self._model, system_prompt=request.identity.system_prompt, stream=stream
-        )
+    def _prepare_async(self, config: ChatConfig) -> Request:
+        request = self._prepare(config)
+        self._flow.check(request, blocking=False)
+        return request
 
 
-def _usable(hit: LLMResponse | None, config: ChatConfig) -> LLMResponse | None:
-    """A cached answer with ``parsed`` made again from its text; one that does not fit any more is a miss."""
+def _driven(side: BlockingSide, chunks: AsyncGenerator[StreamChunk, None]) -> Generator[StreamChunk, None, None]:
+    """An async generator whose awaits never suspend, for a blocking caller."""
+    inner = nested(side, chunks)  # a loop that may be running here has no part in it
+    drive(inner.__aenter__())
     try:
-        return None if hit is None else with_parsed(hit, config.response_model)
-    except StructuredOutputError:
-        return None
+        while True:
+            with checked_before():
+                chunk = drive(_next(inner))
+            if chunk is None:
+                return
+            yield chunk
+    finally:
+        with checked_before():
+            drive(inner.__aexit__(None, None, None))
+
+
+async def _next(chunks: nested[StreamChunk]) -> StreamChunk | None:
+    return await anext(chunks, None)

@@ -34,6 +34,10 @@ class Collector(Protocol):
         """What a caller sees of an event; None when it brings nothing new."""
         ...
 
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now: a stream may be cut or left at any event."""
+        ...
+
     def finish(self) -> LLMResponse:
         """The whole answer.
 

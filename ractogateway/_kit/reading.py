@@ -11,8 +11,13 @@ from ractogateway.messages import ToolCall
 __all__ = ["count", "make_tool_call", "text_of"]
 
 
-def make_tool_call(call_id: object, name: object, written: object, index: int) -> ToolCall:
-    """A tool call from its parts. Arguments that are no JSON object stay as text, with ``arguments`` empty."""
+def make_tool_call(
+    call_id: object, name: object, written: object, index: int, fields: dict[str, Any] | None = None
+) -> ToolCall:
+    """A tool call from its parts. Arguments that are no JSON object stay as text, with ``arguments`` empty.
+
+    ``fields`` is what else the provider wants back with it.
+    """
     text = written if isinstance(written, str) else json.dumps(written) if isinstance(written, dict) else ""
     try:
         parsed = json.loads(text)
@@ -24,6 +29,7 @@ def make_tool_call(call_id: object, name: object, written: object, index: int) -
         name=text_of(name) or "",
         arguments=parsed if isinstance(parsed, dict) else {},
         arguments_json=text,
+        provider_fields=fields,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ractogateway.messages import LLMResponse, StreamChunk
 
-__all__ = ["final_chunk", "replay"]
+__all__ = ["final_chunk", "interim_chunk", "replay"]
 
 _MIN_PIECE = 24
 _MAX_PIECES = 64
@@ -30,6 +30,11 @@ def final_chunk(response: LLMResponse) -> StreamChunk:
     return StreamChunk(
         text=response.content or "", is_final=True, finish_reason=response.finish_reason, response=response
     )
+
+
+def interim_chunk(response: LLMResponse) -> StreamChunk:
+    """What ends an answer after which the model is asked again."""
+    return StreamChunk(text=response.content or "", finish_reason=response.finish_reason, response=response)
 
 
 def _pieces(text: str) -> Iterator[str]:

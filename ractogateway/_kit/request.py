@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -15,16 +15,23 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from ractogateway._checks import check_temperature
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
+from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, LLMResponse, Message
+from ractogateway.tools import Tool, ToolRegistry
 
 __all__ = [
     "RequestIdentity",
+    "definitions",
     "effective_temperature",
     "flatten_extra",
+    "following_shapes",
     "history_shapes",
     "identify",
     "may_store",
     "snapshot",
+    "tool_name",
+    "toolbox",
+    "user_shape",
 ]
 
 CLIENT_SIDE = frozenset({"timeout"})
@@ -66,6 +73,8 @@ class RequestIdentity:
 def snapshot(config: ChatConfig) -> ChatConfig:
     """A private copy of ``config``, so that nothing its owner changes later reaches the cache or the provider.
 
+    Its tools are definitions only, in the shape of Chat Completions: `toolbox` has the functions.
+
     An identity is computed before, and a request is built after the cache was asked; between the two a caller's code
     may run. From a config that changed meanwhile, the answer to one question would be stored under another.
 
@@ -76,8 +85,9 @@ def snapshot(config: ChatConfig) -> ChatConfig:
     _check_response_model(config.response_model)
     return config.model_copy(
         update={
-            "history": _copied("history", _past_messages(config)),
-            "tools": _copied("tools", config.tools),
+            "history": _copied("history", _messages("history", config)),
+            "following": _copied("following", _messages("following", config)),
+            "tools": None if config.tools is None else _copied("tools", definitions(config.tools)),
             "attachments": _copied("attachments", config.attachments),
             "extra": _copied("extra", config.extra),
         }
@@ -93,11 +103,56 @@ def _check_response_model(model: object) -> None:
         raise InvalidTypeError("response_model must be a class derived from pydantic's BaseModel, not BaseModel itself")
 
 
-def _past_messages(config: ChatConfig) -> list[Message]:
+def definitions(tools: ToolRegistry | Sequence[ToolRegistry | dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """The tools of a config as definitions, those of registries in the shape of Chat Completions."""
+    return [each.definition if isinstance(each, Tool) else each for each in _each_tool(tools)]
+
+
+def toolbox(config: ChatConfig) -> dict[str, Tool]:
+    """The tools of ``config`` that can be run, by their names.
+
+    Raises:
+        InvalidTypeError: ``tools`` holds what is no tool.
+        InvalidValueError: Two tools have the same name: nobody could tell which of them a model means.
+    """
+    found: dict[str, Tool] = {}
+    names: set[str] = set()
+    for each in _each_tool(config.tools):
+        if isinstance(each, Tool):
+            name: str | None = each.name
+            found[each.name] = each
+        elif isinstance(each, Mapping):
+            name = tool_name(each)
+        else:
+            raise InvalidTypeError(f"tools must hold registries and definitions, not {type(each).__name__}")
+        if name is not None and name in names and (found or isinstance(each, Tool)):
+            raise InvalidValueError(f"tools holds two tools of the name {name}")
+        names.update(() if name is None else (name,))
+    return found
+
+
+def tool_name(definition: Mapping[str, Any]) -> str | None:
+    """What a model calls a tool by, in the shape of Chat Completions or another."""
+    function = definition.get("function")
+    name = (function if isinstance(function, Mapping) else definition).get("name")
+    return name if isinstance(name, str) else None
+
+
+def _each_tool(
+    tools: ToolRegistry | Sequence[ToolRegistry | dict[str, Any]] | None,
+) -> Iterator[Tool | dict[str, Any]]:
+    for each in [tools] if isinstance(tools, ToolRegistry) else tools or []:
+        if isinstance(each, ToolRegistry):
+            yield from each
+        else:
+            yield each
+
+
+def _messages(name: str, config: ChatConfig) -> list[Message]:
     try:
-        return config.past_messages
+        return config.past_messages if name == "history" else config.following_messages
     except (TypeError, ValueError):
-        failure = InvalidValueError("history holds something that is not a message")
+        failure = InvalidValueError(f"{name} holds something that is not a message")
     raise failure  # outside the handler here and below: not even __context__ may keep an error that quotes a value
 
 
@@ -134,15 +189,36 @@ def history_shapes(config: ChatConfig) -> list[dict[str, Any]]:
         InvalidTypeError: A content holds an object that JSON has no form for.
         InvalidValueError: A content holds bytes that are no UTF-8, a number that is not finite, or itself.
     """
+    return _shapes("history", config)
+
+
+def following_shapes(config: ChatConfig) -> list[dict[str, Any]]:
+    """The messages of ``following``, likewise."""
+    return _shapes("following", config)
+
+
+def user_shape(config: ChatConfig) -> dict[str, Any] | None:
+    """The new message of the user in the shape of Chat Completions; None where nothing new is said.
+
+    Behind a history, or before results of tools, nothing new need be said.
+    """
+    content: str | list[dict[str, Any]] = config.user_message
+    if config.attachments:
+        text = [{"type": "text", "text": config.user_message}] if config.user_message else []
+        content = [*text, *(part.to_part() if isinstance(part, RactoFile) else part for part in config.attachments)]
+    return {"role": "user", "content": content} if content or not (config.history or config.following) else None
+
+
+def _shapes(name: str, config: ChatConfig) -> list[dict[str, Any]]:
     failure: RactoGatewayError
     try:
-        return [_shape(message) for message in config.past_messages]
+        return [_shape(message) for message in _messages(name, config)]
     except InvalidValueError:
         raise
     except PydanticSerializationError:
-        failure = InvalidTypeError("history holds a value that cannot be sent as JSON")
+        failure = InvalidTypeError(f"{name} holds a value that cannot be sent as JSON")
     except (ValueError, RecursionError) as error:
-        failure = InvalidValueError(f"history holds what cannot be sent as JSON ({type(error).__name__})")
+        failure = InvalidValueError(f"{name} holds what cannot be sent as JSON ({type(error).__name__})")
     raise failure
 
 
@@ -186,9 +262,10 @@ def identify(
     """
     everything_else = {
         "history": history_shapes(config),
-        "tools": config.tools,
+        "following": following_shapes(config),
+        "tools": definitions(config.tools),
         "response_model": config.response_model,
-        "attachments": config.attachments,
+        "attachments": [_as_identified(part) for part in config.attachments],
         "extra": _shaping(config.extra, silent),
         "provider": provider,
         "base_url": base_url,
@@ -198,6 +275,10 @@ def identify(
     return RequestIdentity(
         config.user_message, system_prompt, model, config.temperature, config.max_tokens, context or None
     )
+
+
+def _as_identified(part: RactoFile | dict[str, Any]) -> Any:
+    return part.to_identity() if isinstance(part, RactoFile) else part
 
 
 def flatten_extra(extra: Mapping[str, Any]) -> dict[str, Any]:

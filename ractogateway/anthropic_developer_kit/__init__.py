@@ -13,6 +13,7 @@ Importing this package does not import ``anthropic``; the first request that has
 from __future__ import annotations
 
 from ractogateway.anthropic_developer_kit.kit import AnthropicDeveloperKit
+from ractogateway.files import RactoFile
 from ractogateway.messages import (
     ChatConfig,
     FinishReason,
@@ -25,6 +26,7 @@ from ractogateway.messages import (
     Usage,
 )
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import ToolRegistry
 
 Chat = AnthropicDeveloperKit
 """The short name of `AnthropicDeveloperKit`."""
@@ -37,9 +39,11 @@ __all__ = [
     "LLMResponse",
     "Message",
     "MessageRole",
+    "RactoFile",
     "RactoPrompt",
     "StreamChunk",
     "ToolCall",
     "ToolCallResult",
+    "ToolRegistry",
     "Usage",
 ]

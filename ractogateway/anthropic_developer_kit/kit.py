@@ -7,9 +7,11 @@ from typing import NoReturn
 
 from ractogateway._checks import check_tokens
 from ractogateway._kit.arguments import check_seconds
+from ractogateway._kit.budget import AsyncRateLimiter, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.kit import DeveloperKit
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.anthropic_developer_kit.provider import AnthropicProvider, resolve
 from ractogateway.anthropic_developer_kit.sdk import ClientSettings
@@ -31,6 +33,8 @@ class AnthropicDeveloperKit(DeveloperKit):
         exact_cache: Where answers are looked up and kept, as for `OpenAIDeveloperKit`. Kits of different providers may
             share a cache: the same question to another provider is another entry.
         cache_max_temperature: The highest temperature whose answers are stored.
+        rate_limiter, memory: Whose budget a request spends, and where its conversation is kept, as for
+            `OpenAIDeveloperKit`.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
             of a stream. Connecting may take 5 seconds of it.
         max_retries: How often the SDK repeats a request that failed in a way that may pass. Streams are not repeated
@@ -42,8 +46,9 @@ class AnthropicDeveloperKit(DeveloperKit):
     the request's body and wins over the other fields; ``None`` leaves a parameter out. It cannot set ``messages``,
     ``model`` or ``stream``. A ``response_model`` uses the API's structured outputs.
 
-    Anthropic's models from Opus 4.7, Sonnet 5 and Haiku 5 on refuse every temperature. They get one only from a config
-    that names it; the default of 0 is not sent, and their answers are stored as at 0, since nobody can ask for another.
+    Anthropic's models from Opus 4.7, Sonnet 5 and Haiku 5.5 on refuse every temperature. They get one only from a
+    config that names it; the default of 0 is not sent, and their answers are stored as at 0, since nobody can ask for
+    another.
 
     Everything else, threads, loops, closing and errors included, is as `OpenAIDeveloperKit` says.
     """
@@ -57,6 +62,8 @@ class AnthropicDeveloperKit(DeveloperKit):
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
         cache_max_temperature: float = 0.0,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None = None,
+        memory: ChatMemory | AsyncChatMemory | None = None,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -74,6 +81,8 @@ class AnthropicDeveloperKit(DeveloperKit):
             default_prompt=default_prompt,
             exact_cache=exact_cache,
             cache_max_temperature=cache_max_temperature,
+            rate_limiter=rate_limiter,
+            memory=memory,
         )
 
     # The arguments are those of the other kits, which a caller may hold in the same variable.

@@ -22,16 +22,20 @@ from ractogateway._kit.conversation import (
 from ractogateway._kit.reading import count, make_tool_call, text_of
 from ractogateway._kit.request import flatten_extra
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ProviderError
+from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
 __all__ = [
     "RESERVED",
+    "THOUGHTS",
     "call_arguments",
     "check_extra",
     "finish_reason",
     "insists_on_temperature",
     "read_message",
     "read_usage",
+    "signed_fields",
+    "thought",
 ]
 
 RESERVED = ("messages", "model", "stream")
@@ -120,11 +124,24 @@ def _block(part: Part) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if isinstance(part, Media):
         return _media_block(part)
+    if isinstance(part, RactoFile):
+        return _file_block(part)
     if isinstance(part, Call):
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
     if isinstance(part, Result):
         return {"type": "tool_result", "tool_use_id": part.call_id, "content": part.text}
-    return part.shape
+    return part.shape  # a thought, or Anthropic's own
+
+
+def _file_block(file: RactoFile) -> dict[str, Any]:
+    if file.is_image:
+        return {"type": "image", "source": {"type": "base64", "media_type": file.media_type, "data": file.base64}}
+    source = (
+        {"type": "text", "media_type": file.media_type, "data": file.text}
+        if file.is_text
+        else {"type": "base64", "media_type": file.media_type, "data": file.base64}
+    )
+    return {"type": "document", "source": source, **({"title": file.name} if file.name else {})}
 
 
 def _media_block(part: Media) -> dict[str, Any]:
@@ -161,7 +178,26 @@ def read_message(message: Any) -> LLMResponse:
         usage=read_usage(getattr(message, "usage", None)),
         raw=message,
         model=text_of(getattr(message, "model", None)),
+        provider_fields=signed_fields([thought(block) for block in blocks if block.type in THOUGHTS])
+        if calls
+        else None,
     )
+
+
+THOUGHTS = frozenset({"redacted_thinking", "thinking"})
+"""Blocks that go back unchanged while tools are used: the protocol refuses the calls without the thoughts."""
+
+
+def thought(block: Any) -> dict[str, Any]:
+    """A block of thinking as it goes back."""
+    names = ("type", "thinking", "signature") if block.type == "thinking" else ("type", "data")
+    return {name: getattr(block, name, None) for name in names}
+
+
+def signed_fields(thoughts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What Anthropic wants back with calls of tools. Without their signature, it would refuse thoughts."""
+    signed = [each for each in thoughts if each.get("signature") or each.get("data")]
+    return {"thinking_blocks": signed} if signed else None
 
 
 def _joined(blocks: list[Any], kind: str) -> str | None:

@@ -12,6 +12,7 @@ Importing this package does not import ``google.genai``; the first request that 
 
 from __future__ import annotations
 
+from ractogateway.files import RactoFile
 from ractogateway.google_developer_kit.kit import GoogleDeveloperKit
 from ractogateway.messages import (
     ChatConfig,
@@ -25,6 +26,7 @@ from ractogateway.messages import (
     Usage,
 )
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import ToolRegistry
 
 Chat = GoogleDeveloperKit
 """The short name of `GoogleDeveloperKit`."""
@@ -37,9 +39,11 @@ __all__ = [
     "LLMResponse",
     "Message",
     "MessageRole",
+    "RactoFile",
     "RactoPrompt",
     "StreamChunk",
     "ToolCall",
     "ToolCallResult",
+    "ToolRegistry",
     "Usage",
 ]

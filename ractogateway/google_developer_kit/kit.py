@@ -7,10 +7,12 @@ from typing import Any
 
 from ractogateway._checks import check_id, check_tokens
 from ractogateway._kit.arguments import check_seconds
+from ractogateway._kit.budget import AsyncRateLimiter, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.failures import provider_errors
 from ractogateway._kit.kit import DeveloperKit
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.google_developer_kit import wire
@@ -36,9 +38,10 @@ class GoogleDeveloperKit(DeveloperKit):
         exact_cache: Where answers are looked up and kept, as for `OpenAIDeveloperKit`. Kits of different providers may
             share a cache: the same question to another provider is another entry.
         cache_max_temperature: The highest temperature whose answers are stored.
+        rate_limiter, memory: Whose budget a request spends, and where its conversation is kept, as for
+            `OpenAIDeveloperKit`.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
-            of a stream. (Where ``aiohttp`` is installed, the SDK uses it for async calls, and a whole call takes no
-            longer.)
+            of a stream.
         max_retries: How often the SDK repeats a request that failed in a way that may pass. Streams are not repeated
             once they began.
 
@@ -61,6 +64,8 @@ class GoogleDeveloperKit(DeveloperKit):
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
         cache_max_temperature: float = 0.0,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None = None,
+        memory: ChatMemory | AsyncChatMemory | None = None,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -79,6 +84,8 @@ class GoogleDeveloperKit(DeveloperKit):
             default_prompt=default_prompt,
             exact_cache=exact_cache,
             cache_max_temperature=cache_max_temperature,
+            rate_limiter=rate_limiter,
+            memory=memory,
         )
 
     def embed(

@@ -66,7 +66,7 @@ class GoogleProvider:
         return client.models.generate_content_stream(**arguments)
 
     async def aopen(self, client: sdk.AsyncClient, arguments: dict[str, Any]) -> Any:
-        return await client.models.generate_content_stream(**arguments)
+        return sdk.AsyncStream(await client.models.generate_content_stream(**arguments))
 
     def read(self, answer: Any) -> LLMResponse:
         return wire.read_response(answer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ractogateway.errors import ProviderConnectionError
-from ractogateway.google_developer_kit.wire import finish_reason, parts_of, read_usage, tool_call
+from ractogateway.google_developer_kit.wire import finish_reason, parts_of, read_usage, signed_fields, tool_call
 from ractogateway.messages import LLMResponse, StreamChunk
 
 __all__ = ["StreamCollector"]
@@ -26,6 +26,7 @@ class StreamCollector:
     usage: Any = None
     model: str | None = None
     calls: list[Any] = field(default_factory=list)
+    signature: bytes | None = None
 
     def add(self, piece: Any) -> StreamChunk | None:
         """The new text of ``piece``, or None when it brings none."""
@@ -35,7 +36,8 @@ class StreamCollector:
         candidates = getattr(piece, "candidates", None) or []
         candidate = next((each for each in candidates if not getattr(each, "index", None)), None)
         self.reason = getattr(candidate, "finish_reason", None) or self.reason
-        text, thinking, calls = parts_of(candidate)
+        text, thinking, calls, signature = parts_of(candidate)
+        self.signature = signature or self.signature
         self.calls += calls
         self.text += text
         self.thinking += thinking
@@ -49,6 +51,10 @@ class StreamCollector:
         """
         if self.reason is None and self.blocked is None:
             raise ProviderConnectionError("the provider's stream ended in the middle of an answer")
+        return self.so_far()
+
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now."""
         calls = [tool_call(call, index) for index, call in enumerate(self.calls)]
         return LLMResponse(
             content=self.text or None,
@@ -57,4 +63,5 @@ class StreamCollector:
             finish_reason=finish_reason(self.reason, has_calls=bool(calls), blocked=self.blocked),
             usage=read_usage(self.usage),
             model=self.model,
+            provider_fields=signed_fields(self.signature),
         )

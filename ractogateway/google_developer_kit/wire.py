@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from base64 import b64decode
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ractogateway._kit.arguments import check_seconds, check_texts
-from ractogateway._kit.conversation import Call, Function, Media, Part, Result, Text, read_conversation, read_tools
+from ractogateway._kit.conversation import (
+    Call,
+    Function,
+    Media,
+    Part,
+    Result,
+    Text,
+    Thought,
+    read_conversation,
+    read_tools,
+)
 from ractogateway._kit.reading import count, make_tool_call, text_of
 from ractogateway.errors import InvalidValueError, ProviderError
+from ractogateway.files import RactoFile
 from ractogateway.google_developer_kit.sdk import milliseconds
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
@@ -25,6 +36,7 @@ __all__ = [
     "read_embeddings",
     "read_response",
     "read_usage",
+    "signed_fields",
     "tool_call",
 ]
 
@@ -72,9 +84,11 @@ _FINISH_REASONS = {
 
 
 def check_fields(extra: Mapping[str, Any]) -> None:
-    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks; and a timeout
-    for another HTTP library.
+    """Refuse the SDK's second spelling of its fields, under which a value would escape our own checks; a body, of which
+    this SDK knows nothing; and a timeout for another HTTP library.
     """
+    if "extra_body" in extra:
+        raise InvalidValueError("extra must name the fields of GenerateContentConfig itself, without an extra_body")
     if extra.get("timeout") is not None:
         check_seconds("extra['timeout']", extra["timeout"])
     if any(name != name.lower() for name in extra):
@@ -109,7 +123,7 @@ def call_arguments(
     return {
         "model": model,
         "contents": [
-            {"role": "model" if turn.from_assistant else "user", "parts": [_part(part) for part in turn.parts]}
+            {"role": "model" if turn.from_assistant else "user", "parts": list(_parts(turn.parts))}
             for turn in conversation.turns
         ],
         "config": {
@@ -132,16 +146,42 @@ def _tools(config: ChatConfig) -> list[dict[str, Any]]:
     return [{"function_declarations": declared}, *native] if declared else native
 
 
+def _parts(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        if not isinstance(part, Thought):  # Anthropic's
+            yield _part(part)
+
+
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
-        return {"text": part.text}
+        return {"text": part.text, **_signed(part.signature)}
     if isinstance(part, Media):
         return _media_part(part)
+    if isinstance(part, RactoFile):
+        inline = {"inline_data": {"mime_type": part.media_type, "data": part.data}}
+        return {"text": part.text} if part.is_text else inline
     if isinstance(part, Call):
-        return {"function_call": {"id": part.id, "name": part.name, "args": part.arguments}}
+        call = {"id": part.id, "name": part.name, "args": part.arguments}
+        return {"function_call": call, **_signed(part.signature)}
     if isinstance(part, Result):
         return {"function_response": {"id": part.call_id, "name": part.name, "response": _as_object(part.text)}}
     return part.shape
+
+
+def _signed(signature: str | None) -> dict[str, Any]:
+    """The signature of a thought as the SDK takes it. The API refuses calls that come back without theirs."""
+    try:
+        raw = b64decode(signature or "", validate=True)
+    except ValueError:
+        raw = b""
+    return {"thought_signature": raw} if raw else {}
+
+
+def signed_fields(signature: object) -> dict[str, Any] | None:
+    """What Google wants back with a call or a message."""
+    if not isinstance(signature, bytes) or not signature:
+        return None
+    return {"extra_content": {"google": {"thought_signature": b64encode(signature).decode("ascii")}}}
 
 
 def _media_part(part: Media) -> dict[str, Any]:
@@ -172,7 +212,7 @@ def read_response(response: Any) -> LLMResponse:
     blocked = getattr(getattr(response, "prompt_feedback", None), "block_reason", None)
     if candidate is None and blocked is None:
         raise ProviderError("the provider's answer has no candidate")
-    text, thinking, calls = parts_of(candidate)
+    text, thinking, calls, signature = parts_of(candidate)
     made = [tool_call(call, index) for index, call in enumerate(calls)]
     return LLMResponse(
         content=text or None,
@@ -182,27 +222,33 @@ def read_response(response: Any) -> LLMResponse:
         usage=read_usage(getattr(response, "usage_metadata", None)),
         raw=response,
         model=text_of(getattr(response, "model_version", None)),
+        provider_fields=signed_fields(signature),
     )
 
 
-def parts_of(candidate: Any) -> tuple[str, str, list[Any]]:
-    """The text, the thoughts and the function calls of a candidate."""
-    text, thinking, calls = "", "", []
+def parts_of(candidate: Any) -> tuple[str, str, list[Any], bytes | None]:
+    """The text, the thoughts and the parts that call functions of a candidate; and the signature of its last text."""
+    text, thinking, calls, signature = "", "", [], None
     for part in getattr(getattr(candidate, "content", None), "parts", None) or []:
         said = text_of(getattr(part, "text", None)) or ""
+        if getattr(part, "function_call", None) is not None:
+            calls.append(part)
+        else:
+            # In a stream it may come alone, in a part whose text is empty.
+            signature = getattr(part, "thought_signature", None) or signature
         if getattr(part, "thought", None):
             thinking += said
         else:
             text += said
-        if getattr(part, "function_call", None) is not None:
-            calls.append(part.function_call)
-    return text, thinking, calls
+    return text, thinking, calls, signature
 
 
-def tool_call(call: Any, index: int) -> ToolCall:
-    """An SDK ``FunctionCall`` as ours."""
+def tool_call(part: Any, index: int) -> ToolCall:
+    """An SDK ``Part`` with a ``FunctionCall`` as ours."""
+    call = part.function_call
     written = json.dumps(getattr(call, "args", None) or {}, ensure_ascii=False)
-    return make_tool_call(getattr(call, "id", None), getattr(call, "name", None), written, index)
+    fields = signed_fields(getattr(part, "thought_signature", None))
+    return make_tool_call(getattr(call, "id", None), getattr(call, "name", None), written, index, fields)
 
 
 def finish_reason(reason: object, *, has_calls: bool, blocked: object) -> FinishReason:

@@ -12,6 +12,7 @@ Importing this package does not import ``openai``; the first request that has to
 
 from __future__ import annotations
 
+from ractogateway.files import RactoFile
 from ractogateway.messages import (
     ChatConfig,
     FinishReason,
@@ -25,6 +26,7 @@ from ractogateway.messages import (
 )
 from ractogateway.openai_developer_kit.kit import OpenAIDeveloperKit
 from ractogateway.prompts import RactoPrompt
+from ractogateway.tools import ToolRegistry
 
 Chat = OpenAIDeveloperKit
 """The short name of `OpenAIDeveloperKit`."""
@@ -37,9 +39,11 @@ __all__ = [
     "Message",
     "MessageRole",
     "OpenAIDeveloperKit",
+    "RactoFile",
     "RactoPrompt",
     "StreamChunk",
     "ToolCall",
     "ToolCallResult",
+    "ToolRegistry",
     "Usage",
 ]

@@ -7,10 +7,12 @@ from typing import Any
 
 from ractogateway._checks import check_id, check_tokens
 from ractogateway._kit.arguments import check_seconds
+from ractogateway._kit.budget import AsyncRateLimiter, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache
 from ractogateway._kit.clients import Clients
 from ractogateway._kit.failures import provider_errors
 from ractogateway._kit.kit import DeveloperKit
+from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.openai_developer_kit import sdk, wire
@@ -39,6 +41,14 @@ class OpenAIDeveloperKit(DeveloperKit):
             once.
         cache_max_temperature: The highest temperature whose answers are stored. Above 0 an answer is a sample, and a
             cache hands the same sample to everybody: by default such answers are not stored.
+        rate_limiter: Keeps the budget that a request spends, which is that of `ChatConfig.user_id`: a
+            `RedisRateLimiter` (its async core is used in async calls), an `AsyncRedisRateLimiter` (for ``achat`` and
+            ``astream`` only), or anything with their ``reserve`` and ``consume``. The prompt by estimate and
+            `ChatConfig.max_tokens` are reserved before the provider is asked, and settled to what it billed; an answer
+            from the cache spends nothing. Embeddings are not charged.
+        memory: Where conversations are kept, those of `ChatConfig.conversation_id`: a `RedisChatMemory`, an
+            `AsyncRedisChatMemory`, or anything with their ``get_changes`` and ``extend``. The history is loaded before
+            anything else, and the whole turn is appended after the answer.
         timeout_seconds: How long the provider may stay silent, at most a day: before the answer, and between the pieces
             of a stream. Connecting may take 5 seconds of it. An attempt that timed out is repeated like any other
             failed one.
@@ -51,11 +61,17 @@ class OpenAIDeveloperKit(DeveloperKit):
     ``messages``, ``model`` or ``stream``. Of several choices (``n``) the first is the answer; the others are in
     ``raw``, which is neither cached nor given for streams.
 
+    What other providers signed in a conversation (``thinking_blocks`` and ``extra_content`` of assistants' messages) is
+    left out at OpenAI's own addresses, and sent to other servers, which may stand in front of those providers.
+
     A config is copied when a method is called (by `achat`, when it is first awaited): what is changed in it later does
     not reach the request.
 
     A kit may be used from many threads and event loops at once. Closing it is optional, and a closed kit opens again
     when it is used.
+
+    Methods that chat may raise `RateLimitExceeded` where there is a limiter, and where there is a memory `StoreError`
+    before anybody was asked, and `TurnNotRemembered` after the answer.
 
     Every method may raise the `ProviderError` family, `InvalidTypeError`, `InvalidValueError`, `MissingExtraError`
     where ``openai`` is not installed; async ones also `UnsupportedEventLoopError`. None of their messages shows a
@@ -72,6 +88,8 @@ class OpenAIDeveloperKit(DeveloperKit):
         default_prompt: RactoPrompt | None = None,
         exact_cache: ExactCache | AsyncExactCache | None = None,
         cache_max_temperature: float = 0.0,
+        rate_limiter: RateLimiter | AsyncRateLimiter | None = None,
+        memory: ChatMemory | AsyncChatMemory | None = None,
         timeout_seconds: float = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -90,6 +108,8 @@ class OpenAIDeveloperKit(DeveloperKit):
             default_prompt=default_prompt,
             exact_cache=exact_cache,
             cache_max_temperature=cache_max_temperature,
+            rate_limiter=rate_limiter,
+            memory=memory,
         )
 
     # -- embeddings ----------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class OpenAIProvider:
             limit_name=self.address.limit_name,
             response_format=None if response_model is None else sdk.response_format(response_model),
             stream=stream,
+            foreign_fields=not self.address.is_openai,
         )
 
     def send(self, client: openai.OpenAI, arguments: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from ractogateway._kit.reading import make_tool_call
 from ractogateway.errors import ProviderConnectionError
 from ractogateway.messages import LLMResponse, StreamChunk
-from ractogateway.openai_developer_kit.wire import finish_reason, read_usage, thinking_of
+from ractogateway.openai_developer_kit.wire import finish_reason, read_usage, signed_fields, thinking_of
 
 __all__ = ["StreamCollector"]
 
@@ -20,6 +20,7 @@ class _Call:
     id: str = ""
     name: str = ""
     arguments: str = ""
+    extra: Any = None
 
 
 @dataclass(slots=True, repr=False)
@@ -35,6 +36,7 @@ class StreamCollector:
     reason: object = None
     usage: Any = None
     model: str | None = None
+    extra: Any = None
     calls: dict[int, _Call] = field(default_factory=dict)
 
     def add(self, chunk: Any) -> StreamChunk | None:
@@ -48,6 +50,7 @@ class StreamCollector:
             return None
         self.reason = getattr(choice, "finish_reason", None) or self.reason
         delta = getattr(choice, "delta", None)
+        self.extra = getattr(delta, "extra_content", None) or self.extra
         for fragment in getattr(delta, "tool_calls", None) or []:
             self._add_call(fragment)
         thinking = thinking_of(delta) or ""
@@ -65,8 +68,13 @@ class StreamCollector:
         """
         if self.reason is None:
             raise ProviderConnectionError("the provider's stream ended in the middle of an answer")
+        return self.so_far()
+
+    def so_far(self) -> LLMResponse:
+        """What has arrived, with the usage that was told by now."""
         calls = [
-            make_tool_call(call.id, call.name, call.arguments, index) for index, call in sorted(self.calls.items())
+            make_tool_call(call.id, call.name, call.arguments, index, signed_fields(call.extra))
+            for index, call in sorted(self.calls.items())
         ]
         return LLMResponse(
             content=self.text or None,
@@ -75,6 +83,7 @@ class StreamCollector:
             finish_reason=finish_reason(self.reason, has_calls=bool(calls), refused=self.refused),
             usage=read_usage(self.usage),
             model=self.model,
+            provider_fields=signed_fields(self.extra),
         )
 
     def _text_of(self, delta: Any) -> str:
@@ -94,4 +103,5 @@ class StreamCollector:
         function = getattr(fragment, "function", None) or getattr(fragment, "custom", None)
         call.id = call.id or getattr(fragment, "id", None) or ""
         call.name = call.name or getattr(function, "name", None) or ""
+        call.extra = getattr(fragment, "extra_content", None) or call.extra
         call.arguments += getattr(function, "arguments", None) or getattr(function, "input", None) or ""

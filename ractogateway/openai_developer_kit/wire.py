@@ -11,7 +11,7 @@ from typing import Any
 
 from ractogateway._kit.arguments import PER_CALL, check_texts
 from ractogateway._kit.reading import count, make_tool_call, text_of
-from ractogateway._kit.request import flatten_extra, history_shapes
+from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes, user_shape
 from ractogateway.errors import ProviderError
 from ractogateway.messages import ChatConfig, FinishReason, LLMResponse, ToolCall, Usage
 
@@ -23,10 +23,12 @@ __all__ = [
     "read_completion",
     "read_embeddings",
     "read_usage",
+    "signed_fields",
     "thinking_of",
 ]
 
 RESERVED = ("messages", "model", "stream")
+_FOREIGN = frozenset({"extra_content", "thinking_blocks"})
 _LIMITS = ("max_completion_tokens", "max_tokens")
 
 _FINISH_REASONS = {
@@ -51,19 +53,26 @@ def call_arguments(
     limit_name: str,
     response_format: Mapping[str, Any] | None,
     stream: bool,
+    foreign_fields: bool,
 ) -> dict[str, Any]:
     """Keyword arguments for the SDK's ``chat.completions.create``.
 
     All of ``extra`` goes through the SDK's ``extra_body``, so that a parameter works whether or not the installed
     version of the SDK has heard of it. It wins over what the config says; None leaves a parameter out of the request,
     e.g. ``extra={"temperature": None}`` for models that accept no temperature.
+
+    ``foreign_fields`` says whether what other providers signed (see `ractogateway._kit.conversation`) goes along in
+    messages: OpenAI refuses fields that it does not know, and a server in front of several providers needs them.
     """
     arguments: dict[str, Any] = {
         "temperature": config.temperature,
         limit_name: config.max_tokens,
-        "tools": config.tools or None,
+        "tools": definitions(config.tools) or None,
         "response_format": response_format,
     }
+    messages = _messages(config, system_prompt)
+    if not foreign_fields:
+        messages = [_own(message) for message in messages]
     extra = flatten_extra(config.extra)
     if any(name in extra for name in _LIMITS):
         del arguments[limit_name]
@@ -75,18 +84,28 @@ def call_arguments(
         arguments["stream_options"] = {**stream_options, "include_usage": True}
     arguments.update({name: extra[name] for name in PER_CALL if extra.get(name) is not None})
     arguments["extra_body"] = {name: value for name, value in body.items() if value is not None} or None
-    return {"model": model, "messages": _messages(config, system_prompt), "stream": stream, **arguments}
+    return {"model": model, "messages": messages, "stream": stream, **arguments}
 
 
 def _messages(config: ChatConfig, system_prompt: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.extend(_as_sent(shape) for shape in history_shapes(config))
-    content: str | list[dict[str, Any]] = config.user_message
-    if config.attachments:
-        text = [{"type": "text", "text": config.user_message}] if config.user_message else []
-        content = [*text, *config.attachments]
-    messages.append({"role": "user", "content": content})
+    if (new := user_shape(config)) is not None:
+        messages.append(new)
+    messages.extend(_as_sent(shape) for shape in following_shapes(config))
     return messages
+
+
+def _own(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of ours without what other providers signed."""
+    kept = {name: value for name, value in message.items() if name not in _FOREIGN}
+    calls = kept.get("tool_calls")
+    if isinstance(calls, list):
+        kept["tool_calls"] = [
+            {name: value for name, value in call.items() if name not in _FOREIGN} if isinstance(call, dict) else call
+            for call in calls
+        ]
+    return kept
 
 
 def _as_sent(shape: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +131,7 @@ def read_completion(completion: Any) -> LLMResponse:
         usage=read_usage(getattr(completion, "usage", None)),
         raw=completion,
         model=text_of(getattr(completion, "model", None)),
+        provider_fields=signed_fields(getattr(message, "extra_content", None)),
     )
 
 
@@ -133,7 +153,14 @@ def _tool_call(call: Any, index: int) -> ToolCall:
     custom = getattr(call, "custom", None)
     name = getattr(function or custom, "name", None)
     written = getattr(function, "arguments", None) if function is not None else getattr(custom, "input", None)
-    return make_tool_call(getattr(call, "id", None), name, written, index)
+    # Google's signature of a thought, where its models are behind this protocol.
+    fields = signed_fields(getattr(call, "extra_content", None))
+    return make_tool_call(getattr(call, "id", None), name, written, index, fields)
+
+
+def signed_fields(extra_content: object) -> dict[str, Any] | None:
+    """What a server wants back with a call or a message."""
+    return {"extra_content": extra_content} if isinstance(extra_content, dict) and extra_content else None
 
 
 def thinking_of(message: Any) -> str | None:

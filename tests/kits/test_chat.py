@@ -8,7 +8,7 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from ractogateway.errors import InvalidTypeError, InvalidValueError, StructuredOutputError
+from ractogateway.errors import BlockingCallWarning, InvalidTypeError, InvalidValueError, StructuredOutputError
 from ractogateway.openai_developer_kit import ChatConfig, FinishReason, Message, RactoPrompt
 
 PROMPT = RactoPrompt(role="You are a clerk.", aim="Answer letters.")
@@ -226,8 +226,10 @@ def test_blocking_methods_work_inside_a_running_loop(make_kit):
     async def main() -> tuple[str, str]:
         return kit.chat(ChatConfig(user_message="a")).content, list(kit.stream(ChatConfig(user_message="a")))[-1].text
 
-    plain, streamed = asyncio.run(main())
+    with pytest.warns(BlockingCallWarning, match="await achat") as caught:
+        plain, streamed = asyncio.run(main())
     assert plain == streamed
+    assert {each.filename for each in caught} == {__file__}
 
 
 def test_embeddings_come_in_the_order_of_the_texts(make_kit, endpoint):

@@ -138,6 +138,7 @@ def test_calls_share_connections(make_kit, endpoint):
     assert (endpoint.connections, endpoint.requests) == (2, 10)
 
 
+@pytest.mark.filterwarnings("ignore::ractogateway.errors.BlockingCallWarning")
 def test_a_kit_that_is_dropped_closes_its_connections(endpoint, eventually):
     def make() -> OpenAIDeveloperKit:
         return OpenAIDeveloperKit("m", api_key=endpoint.api_key, base_url=endpoint.base_url)
@@ -154,6 +155,7 @@ def test_a_kit_that_is_dropped_closes_its_connections(endpoint, eventually):
     asyncio.run(main())
 
 
+@pytest.mark.filterwarnings("ignore::ractogateway.errors.BlockingCallWarning")
 def test_closing_closes_and_the_next_call_opens_again(make_kit, endpoint, eventually):
     async def main() -> None:
         kit = make_kit()

@@ -14,7 +14,17 @@ from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import ProviderError, ProviderRateLimited
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.messages import CallReport
+from ractogateway.redis import (
+    AsyncRedisChatMemory,
+    AsyncRedisExactCache,
+    AsyncRedisRateLimiter,
+    RateLimitDecision,
+    RedisChatMemory,
+    RedisExactCache,
+    RedisRateLimiter,
+)
+from ractogateway.tools import Tool
 
 
 class Place(BaseModel):
@@ -33,6 +43,39 @@ CONFIG = ChatConfig(
     attachments=[],
     extra={"seed": 7},
 )
+TOOLS = gpt.ToolRegistry()
+
+
+@TOOLS.tool
+def get_weather(city: str) -> str:
+    return city
+
+
+@TOOLS.tool(name="time", description="The time")
+async def get_time(city: str) -> int:
+    return len(city)
+
+
+def tools_and_files(call: gpt.ToolCall, answer: LLMResponse) -> None:
+    # A decorated function is still what it was.
+    assert_type(get_weather("Oslo"), str)
+    assert_type(ractogateway.ToolRegistry(on_error="raise").register(len), Tool)
+    gpt.ToolRegistry(on_error=lambda call, error: f"{call.name}: {error}")
+    assert_type(TOOLS.call(call), dict[str, Any])
+    file = claude.RactoFile.from_path("a.png", max_bytes=1_000)
+    assert_type(file, ractogateway.RactoFile)
+    assert_type(gemini.RactoFile.from_bytes(b"a", name="a.txt").to_part(), dict[str, Any])
+    raw: list[dict[str, Any]] = [{"type": "text", "text": "a"}]
+    ChatConfig(user_message="q", tools=TOOLS, attachments=[file], tool_rounds=3, correction_retries=1)
+    ChatConfig(user_message="q", tools=[TOOLS, {"type": "function"}], attachments=[file, {"type": "text"}])
+    ChatConfig(user_message="q", tools=raw, attachments=raw, following=[*answer.messages, TOOLS.call(call)])
+    assert_type(answer.messages, list[dict[str, Any]])
+    assert_type(answer.usage + answer.usage, gpt.Usage)
+
+
+async def awaited_tools(call: gpt.ToolCall) -> None:
+    assert_type(await get_time("Oslo"), int)
+    assert_type(await TOOLS.acall(call), dict[str, Any])
 
 
 def ways_to_make_one() -> None:
@@ -42,6 +85,19 @@ def ways_to_make_one() -> None:
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=RedisExactCache())
     gpt.OpenAIDeveloperKit(model="gpt-4o", exact_cache=AsyncRedisExactCache())
     assert_type(gpt.Chat(model="gpt-4o"), gpt.OpenAIDeveloperKit)
+
+
+def with_all_tools() -> None:
+    config = ChatConfig(user_message="q", user_id="u", conversation_id="c")
+    kit = gpt.Chat(rate_limiter=RedisRateLimiter(), memory=RedisChatMemory(), exact_cache=RedisExactCache())
+    gpt.Chat(rate_limiter=AsyncRedisRateLimiter(), memory=AsyncRedisChatMemory(), exact_cache=AsyncRedisExactCache())
+    claude.Chat("m", rate_limiter=RedisRateLimiter(), memory=AsyncRedisChatMemory())
+    gemini.Chat("m", rate_limiter=AsyncRedisRateLimiter(), memory=RedisChatMemory())
+    report = kit.chat(config).gateway
+    assert_type(report, CallReport | None)
+    if report is not None:
+        assert_type(report.decision, RateLimitDecision | None)
+        assert_type((report.settled_tokens, report.revision, report.provider_calls), tuple[int | None, int | None, int])
 
 
 def blocking(kit: gpt.OpenAIDeveloperKit) -> None:
@@ -111,3 +167,7 @@ def handled(kit: gpt.OpenAIDeveloperKit) -> float | None:
 def wrong_on_purpose(kit: gpt.OpenAIDeveloperKit) -> None:
     kit.chat("q")  # type: ignore[arg-type]
     gpt.OpenAIDeveloperKit(default_prompt="p")  # type: ignore[arg-type]
+    gpt.OpenAIDeveloperKit(rate_limiter=RedisChatMemory())  # type: ignore[arg-type]
+    gpt.OpenAIDeveloperKit(memory=RedisRateLimiter())  # type: ignore[arg-type]
+    gpt.ToolRegistry(on_error="ignore")  # type: ignore[arg-type]
+    gpt.RactoFile("text")  # type: ignore[arg-type]

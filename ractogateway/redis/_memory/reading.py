@@ -11,6 +11,8 @@ from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Window
 from ractogateway.redis.turns import kind_of, takes_part_in_tool_use
 
+_CHANGES_TRIES = 8
+
 
 class _Read(NamedTuple):
     window: Window
@@ -42,18 +44,28 @@ async def page(store: Store, place: Place, limit: int, before: int | None) -> Co
 
 async def changes(store: Store, place: Place, since: int) -> ConversationChanges:
     """What happened after a revision; a few bytes where nothing did."""
-    glance, length = await store.port.run_many([calls.glance_at(place.keys), calls.count_messages(place.keys)])
-    # Read one after the other, and nevertheless true: a list that has the length its state was counted for, under
-    # the revision that the caller knows, was unchanged at one moment between the two.
-    if glance.revision == since and (glance.counted_for or 0) == length:
-        return ConversationChanges(revision=since, messages=[])
+    if since:  # else there is something to read, but for conversations nobody has written to
+        glance, length = await store.port.run_many([calls.glance_at(place.keys), calls.count_messages(place.keys)])
+        # Read one after the other, and nevertheless true: a list that has the length its state was counted for, under
+        # the revision that the caller knows, was unchanged at one moment between the two.
+        if glance.revision == since and (glance.counted_for or 0) == length:
+            return ConversationChanges(revision=since, messages=[])
     delta = await store.port.run(calls.read_changes(place.keys, since=since))
     messages, unreadable = store.codec.attempt(place.keys, delta.entries)
     if not (delta.anew or delta.left or unreadable or any(map(takes_part_in_tool_use, messages))):
         return ConversationChanges(delta.revision, messages)
     # Something that this reader cannot read, and its copy never had, may be among what has left, or in the turn that
     # these messages go on with.
-    whole = delta if delta.anew else await store.port.run(calls.read_changes(place.keys, since=0))
+    whole = delta
+    for _ in range(_CHANGES_TRIES):
+        if delta.anew:
+            break
+        # Together, so that the conversation hardly ever moves on in between.
+        both = [calls.read_changes(place.keys, since=revision) for revision in (since, 0)]
+        delta, whole = await store.port.run_many(both)
+        if whole.revision == delta.revision:
+            break
+    messages = store.codec.attempt(place.keys, delta.entries).messages
     everything, unreadable = store.codec.attempt(place.keys, whole.entries)
     if delta.anew or unreadable or whole.revision != delta.revision:
         store.counters.skipped(len(whole.entries) - len(everything))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
-from ractogateway.redis._blocking_in_loop import check_running_loop
+from ractogateway._blocking_in_loop import check_running_loop
+from ractogateway._driving import drive
 from ractogateway.redis._core import Core
-from ractogateway.redis.transport import drive
 
 C = TypeVar("C", bound=Core)
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ractogateway._driving import drive
 from ractogateway._extras import missing_extra
 
 try:
@@ -12,7 +13,7 @@ except ModuleNotFoundError as _error:
 from ractogateway.redis.transport.call import Call, Script, plain_call, script_call
 from ractogateway.redis.transport.heartbeats import Heartbeat
 from ractogateway.redis.transport.opening import open_async_port, open_blocking_port, open_worker_port
-from ractogateway.redis.transport.port import Loop, Port, TimeLimits, drive
+from ractogateway.redis.transport.port import Loop, Port, TimeLimits
 from ractogateway.redis.transport.tracked_port import TrackedPort, open_tracked_port
 from ractogateway.redis.transport.tracking import Fill, Listener, Tracker, forget, own_write
 from ractogateway.redis.transport.types import AsyncClient, BlockingClient

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from ractogateway._driving import drive
 from ractogateway.errors import RactoGatewayError, StoreTimeout, UnsupportedEventLoopError
 from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
@@ -23,7 +24,7 @@ from ractogateway.redis.transport.exchange import UNANSWERED, Exchange, SentExch
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint, link_for
-from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits, drive
+from ractogateway.redis.transport.port import Port, RetryingPort, TimeLimits
 from ractogateway.redis.transport.types import AsyncClient, is_cluster_client
 from ractogateway.redis.transport.waking import Signal
 

@@ -9,8 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from ractogateway._driving import drive
 from ractogateway.errors import InvalidTypeError
-from ractogateway.redis.transport.port import Port, drive
+from ractogateway.redis.transport.port import Port
 from ractogateway.redis.transport.waking import Signal
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ port                caller                                        over
 `WorkerThreadPort`  ``await`` on ``.aio`` of a blocking client    a `ClientPort`, in a worker thread
 ==================  ============================================  ==========================================
 
-The awaitables of `ThreadPort` and `ClientPort` never suspend, so `drive` runs the same coroutine to its end in the
-calling thread.
+The awaitables of `ThreadPort` and `ClientPort` never suspend, so `ractogateway._driving.drive` runs the
+same coroutine to its end in the calling thread.
 """
 
 from __future__ import annotations
@@ -272,13 +272,3 @@ class _Batch:
             if isinstance(reply, StoreError):
                 raise reply
         return self._replies
-
-
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine whose awaitables never suspend to its end, in the calling thread."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return cast("T", stop.value)
-    coroutine.close()
-    raise RuntimeError("a core awaited something else than its blocking port")

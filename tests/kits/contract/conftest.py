@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from kit_tools import Tools
 from kit_wires import WIRES, Wire
 
 from ractogateway._demo.endpoint import StandInEndpoint
@@ -42,3 +43,9 @@ def make(wire, endpoint) -> Iterator[Callable[..., Any]]:
     yield make_kit
     for kit in kits:
         kit.close()
+
+
+@pytest.fixture
+def tools(any_server) -> Tools:
+    """Makes the three tools, over one server."""
+    return Tools(any_server.url)

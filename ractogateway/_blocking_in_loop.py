@@ -9,33 +9,53 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, InvalidValueError
 
+__all__ = ["check_running_loop", "checked_before"]
+
 POLICY_VARIABLE = "RACTOGATEWAY_BLOCKING_IN_LOOP"
 
-_ADVICE = (
-    "a blocking ractogateway call stops the event loop that is running here; "
-    "await the Async… class or the object's .aio instead"
-)
+_FACES_ADVICE = "await the Async… class or the object's .aio instead"
 _PACKAGE = __name__.partition(".")[0]
 
 
-def check_running_loop() -> None:
+class _Checked(threading.local):
+    before = False
+
+
+_checked = _Checked()
+
+
+def check_running_loop(advice: str = _FACES_ADVICE) -> None:
     """Warn once per call site, raise or do nothing, as ``RACTOGATEWAY_BLOCKING_IN_LOOP`` says (``warn`` by default).
 
     Interactive sessions, where a loop always runs, are left in peace.
     """
-    if asyncio._get_running_loop() is None:  # noqa: SLF001 - exported for this purpose, and ten times cheaper than raising
+    if asyncio._get_running_loop() is None or _checked.before:  # noqa: SLF001 - exported for this purpose, and ten times cheaper than raising
         return
     policy = os.environ.get(POLICY_VARIABLE, "warn")
+    message = f"a blocking ractogateway call stops the event loop that is running here; {advice}"
     if policy == "raise":
-        raise BlockingCallInLoopError(_ADVICE)
+        raise BlockingCallInLoopError(message)
     if policy not in ("warn", "allow"):
         raise InvalidValueError(f"{POLICY_VARIABLE} must be raise, warn or allow")
     if policy == "warn" and not _interactive():
-        warnings.warn(_ADVICE, BlockingCallWarning, stacklevel=_user_level())
+        warnings.warn(message, BlockingCallWarning, stacklevel=_user_level())
+
+
+@contextmanager
+def checked_before() -> Iterator[None]:
+    """Blocking calls that a call makes which was checked itself: the user made one, and is told once."""
+    outer, _checked.before = _checked.before, True
+    try:
+        yield
+    finally:
+        _checked.before = outer
 
 
 def _user_level() -> int:

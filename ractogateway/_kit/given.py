@@ -1,0 +1,81 @@
+"""A tool that a kit was given, ``exact_cache=`` and its like: which of its methods block, and which are awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from ractogateway.errors import InvalidTypeError
+
+__all__ = ["Given", "offers"]
+
+
+class Given:
+    """An object that a caller passed, and its awaitable form where it has one.
+
+    Attributes:
+        argument: What the kit calls it.
+        face: The object itself.
+        is_async: Whether it is an async core, which blocking methods of a kit cannot use.
+    """
+
+    def __init__(self, argument: str, face: object, needed: Sequence[str], *, like: str) -> None:
+        """Check the object.
+
+        Args:
+            argument: What the kit calls it.
+            face: The object.
+            needed: Methods that it must have. The first that is a coroutine function makes it an async core.
+            like: Names of classes that have them, for the error.
+
+        Raises:
+            InvalidTypeError: It is a class, or lacks a method.
+        """
+        if isinstance(face, type):
+            raise InvalidTypeError(f"{argument} must be an instance, not the class {face.__name__}")
+        missing = [name for name in needed if not callable(getattr(face, name, None))]
+        if missing:
+            raise InvalidTypeError(
+                f"{argument} must have {' and '.join(needed)}, as {like} do; "
+                f"{type(face).__name__} has no {' and no '.join(missing)}"
+            )
+        self.argument = argument
+        self.face: Any = face  # Any: blocking or async, and the check above saw the methods
+        self.is_async = any(inspect.iscoroutinefunction(getattr(face, name)) for name in needed)
+        self._needed = tuple(needed)
+        self._has_core: bool | None = None
+
+    def check_blocking(self) -> None:
+        """Refuse an async core before anything is sent: a blocking call cannot await it."""
+        if self.is_async:
+            raise InvalidTypeError(
+                f"{self.argument} is a {type(self.face).__name__}, which is async: use achat or astream, "
+                "or pass its blocking face, which serves both"
+            )
+
+    @property
+    def core(self) -> Any:
+        """What can be awaited; None where there is nothing, and the blocking methods have to run in a thread."""
+        if self.is_async:
+            return self.face
+        if self._has_core is None:
+            # Not one that was inherited: that of the in-process cache calls it in the event loop, and a subclass may
+            # have made its methods slow.
+            self._has_core = offers(self.face, "aio", beside=self._needed)
+        return self.face.aio if self._has_core else None
+
+
+def offers(tool: object, name: str, *, beside: Sequence[str]) -> bool:
+    """Whether an object has something of this name that goes with its own methods ``beside`` it.
+
+    What a subclass inherited beside one of those that it replaced would pass it by.
+    """
+    if not hasattr(tool, name):
+        return False
+    order = type(tool).__mro__
+
+    def home(attribute: str) -> int:
+        return next((place for place, owner in enumerate(order) if attribute in vars(owner)), len(order))
+
+    return name in getattr(tool, "__dict__", {}) or home(name) <= min(map(home, beside))

@@ -1,0 +1,164 @@
+"""How a kit keeps a conversation in whatever it was given as ``memory=``.
+
+The history is loaded, with its revision, before anything else is done; the whole turn (the question, the calls and
+results of tools, the answer) is appended by one write after the answer is there. A call that fails writes nothing.
+
+**Two calls of one conversation at once** do not see each other's turn. Both turns are kept, each whole, in the order
+in which their answers ended. But nothing is appended to a conversation that was cleared, replaced or popped
+meanwhile: that is a `TurnNotRemembered`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ractogateway._kit.given import Given
+from ractogateway._kit.request import following_shapes, user_shape
+from ractogateway._kit.sides import Side
+from ractogateway.errors import InvalidValueError, RactoGatewayError, RevisionConflict, TurnNotRemembered
+from ractogateway.messages import ChatConfig, LLMResponse, Message
+
+__all__ = ["AsyncChatMemory", "ChatMemory", "Remembered", "Remembering"]
+
+_TRIES = 16
+
+
+class _Changes(Protocol):
+    @property
+    def revision(self) -> int: ...
+    @property
+    def messages(self) -> list[dict[str, Any]]: ...
+    @property
+    def anew(self) -> bool: ...
+
+
+class ChatMemory(Protocol):
+    """As much of a blocking memory as a kit needs; `RedisChatMemory` is one."""
+
+    def get_changes(self, conversation_id: str, since_revision: int) -> _Changes:
+        """What was said after a revision; 0 for all."""
+        ...
+
+    def extend(
+        self,
+        conversation_id: str,
+        messages: Sequence[Mapping[str, Any] | Message],
+        *,
+        request_id: str | None = None,
+        expected_revision: int | None = None,
+    ) -> int:
+        """Append messages, all or none; the new revision."""
+        ...
+
+
+class AsyncChatMemory(Protocol):
+    """The same of an async core; `AsyncRedisChatMemory` is one."""
+
+    def get_changes(self, conversation_id: str, since_revision: int) -> Awaitable[_Changes]:
+        """As above."""
+        ...
+
+    def extend(
+        self,
+        conversation_id: str,
+        messages: Sequence[Mapping[str, Any] | Message],
+        *,
+        request_id: str | None = None,
+        expected_revision: int | None = None,
+    ) -> Awaitable[int]:
+        """As above."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Remembered:
+    """A conversation as it was when a call began."""
+
+    conversation_id: str
+    messages: list[dict[str, Any]]
+    revision: int
+
+
+class Remembering:
+    """The memory of one kit; without one, or for a request without a conversation, nothing is remembered."""
+
+    def __init__(self, memory: ChatMemory | AsyncChatMemory | None) -> None:
+        needed = ("extend", "get_changes")
+        like = "RedisChatMemory and AsyncRedisChatMemory"
+        self._given = None if memory is None else Given("memory", memory, needed, like=like)
+
+    @property
+    def given(self) -> Given | None:
+        """The memory."""
+        return self._given
+
+    def concerns(self, config: ChatConfig) -> bool:
+        """Whether a request is part of a conversation."""
+        return self._given is not None and config.conversation_id is not None
+
+    @staticmethod
+    def check(config: ChatConfig) -> None:
+        """Refuse a history beside the memory's own: it would be remembered again with every call."""
+        following_shapes(config)  # raises for what cannot be sent
+        if config.history:
+            raise InvalidValueError(
+                "history must be empty beside a conversation_id: what was said before comes from the kit's memory "
+                "(memory.extend brings older messages there), and what happened in this turn belongs into following"
+            )
+
+    async def load(self, side: Side, config: ChatConfig) -> Remembered | None:
+        """The conversation of a request.
+
+        Raises:
+            StoreError: It could not be read. Nobody was asked anything.
+        """
+        if self._given is None or config.conversation_id is None:
+            return None
+        changes = await side.call(self._given, "get_changes", config.conversation_id, 0)
+        return Remembered(config.conversation_id, changes.messages, changes.revision)
+
+    async def keep(
+        self, side: Side, config: ChatConfig, before: Remembered | None, response: LLMResponse
+    ) -> int | None:
+        """Append a turn; the new revision. None where there is none, or nothing was answered.
+
+        An answer with calls for the caller to run is no end of a turn either: the whole turn is appended with the
+        answer to the request that brings their results (`ChatConfig.following`).
+
+        Raises:
+            TurnNotRemembered: see above.
+        """
+        if self._given is None or before is None or response.tool_calls or not response.content:
+            return None
+        new = user_shape(config)
+        turn = [*([] if new is None else [new]), *following_shapes(config), *response.messages]
+        request_id = os.urandom(16).hex()
+        try:
+            return await self._extend(side, self._given, before, turn, request_id)
+        except RactoGatewayError as error:
+            raise TurnNotRemembered(
+                f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
+                response=response,
+                turn=turn,
+                request_id=request_id,
+            ) from error
+
+    @staticmethod
+    async def _extend(side: Side, given: Given, before: Remembered, turn: list[dict[str, Any]], request_id: str) -> int:
+        conversation_id, revision, tries = before.conversation_id, before.revision, _TRIES
+        while True:
+            try:
+                made: int = await side.call(
+                    given, "extend", conversation_id, turn, request_id=request_id, expected_revision=revision
+                )
+            except RevisionConflict:
+                changes = await side.call(given, "get_changes", conversation_id, revision)
+                tries -= 1
+                if changes.anew or not tries:
+                    raise
+                revision = changes.revision
+            else:
+                return made

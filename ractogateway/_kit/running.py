@@ -1,0 +1,65 @@
+"""Tools that a model asked for, run: in the thread of a blocking caller, or in the event loop of an async one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future
+
+from anyio import create_task_group
+
+from ractogateway.messages import ToolCall
+from ractogateway.tools import Tool, failed
+
+__all__ = ["run_here", "run_together"]
+
+
+def run_here(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
+    """One after the other, in this thread; an async one in an event loop of its own, which this thread waits for."""
+    told = (tool.run(call) for tool, call in calls)
+    return [each if isinstance(each, str) else _wait_for(each) for each in told]
+
+
+async def run_together(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
+    """All at once: async ones in this loop, others in threads. An error of one ends the others, and is raised."""
+    told: dict[int, str] = {}
+    errors: dict[int, Exception] = {}
+
+    async def run(place: int, tool: Tool, call: ToolCall) -> None:
+        try:
+            told[place] = await tool.arun(call)
+        except Exception as error:  # noqa: BLE001 - raised below: a group of errors would be a type nobody expects
+            errors[place] = error
+            group.cancel_scope.cancel()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this one: something that the tool waited for was.
+            told[place] = failed(error)
+
+    async with create_task_group() as group:
+        for place, (tool, call) in enumerate(calls):
+            group.start_soon(run, place, tool, call)
+    if errors:
+        raise errors[min(errors)]
+    return [told[place] for place in range(len(calls))]
+
+
+def _wait_for(told: Awaitable[str]) -> str:
+    """Await in a thread of its own: in this one a loop may be running, or one may be set that is not to be replaced."""
+    result: Future[str] = Future()
+
+    async def main() -> str:
+        return await told
+
+    def run() -> None:
+        try:
+            result.set_result(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            result.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="ractogateway tool", daemon=True).start()
+    return result.result()
