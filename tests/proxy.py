@@ -47,7 +47,8 @@ class Faults:
         lose_one_in: of so many replies one is lost, with all that follow it on that connection.
         losing: names of the commands whose replies count for that; all when empty.
         after_loss: ``cut`` closes the connection then, ``silence`` leaves it open and dead.
-        swallow: nothing passes in either direction. A connection that has lost bytes this way stays dead.
+        swallow: nothing passes, in either direction (True) or in one (``requests``, ``replies``). A connection that has
+            lost bytes this way stays dead in that direction.
         slam: new connections are accepted and closed at once.
     """
 
@@ -56,7 +57,7 @@ class Faults:
     lose_one_in: int = 0
     losing: tuple[bytes, ...] = ()
     after_loss: Literal["cut", "silence"] = "cut"
-    swallow: bool = False
+    swallow: bool | Literal["requests", "replies"] = False
     slam: bool = False
 
 
@@ -237,7 +238,7 @@ class _Connection:
         self._writers = [writer]
         self._pumps: list[asyncio.Future[None]] = []
         self._unanswered: deque[bytes] = deque()
-        self._dead = False
+        self._dead: set[str] = set()
 
     def abort(self) -> None:
         for writer in self._writers:
@@ -261,7 +262,7 @@ class _Connection:
     async def _requests(self, server: asyncio.StreamWriter) -> None:
         frames = _Frames()
         while data := await self._reader.read(_READ_BYTES):
-            if self._swallows():
+            if self._swallows("requests"):
                 continue
             for frame in frames.feed(data):
                 name = _name(frame)
@@ -281,7 +282,7 @@ class _Connection:
                     await self._send(out)
                     if self._proxy._faults.after_loss == "cut":
                         return
-                    self._dead = True
+                    self._dead = {"requests", "replies"}
                     break
                 self._proxy.replies += 1
                 out += frame
@@ -292,7 +293,7 @@ class _Connection:
         if data and faults.delay_seconds:
             await asyncio.sleep(faults.delay_seconds * self._random.uniform(0.5, 1.5))
         start = 0
-        while start < len(data) and not self._swallows():
+        while start < len(data) and not self._swallows("replies"):
             size = self._random.randint(1, faults.split_bytes) if faults.split_bytes else len(data)
             self._writer.write(bytes(data[start : start + size]))
             await self._writer.drain()
@@ -300,9 +301,10 @@ class _Connection:
             if faults.split_bytes:
                 await asyncio.sleep(0)  # lets the other side read, so that it sees the pieces
 
-    def _swallows(self) -> bool:
-        self._dead = self._dead or self._proxy._faults.swallow
-        return self._dead
+    def _swallows(self, direction: str) -> bool:
+        if self._proxy._faults.swallow in (True, direction):
+            self._dead.add(direction)
+        return direction in self._dead
 
 
 class _Frames:
