@@ -6,7 +6,8 @@
 
 It forwards whole RESP frames, so that a reply is lost as networks lose it: the server has executed the command, and
 from that reply on nothing more arrives on that connection. A reply that vanished from the *middle* of a stream would be
-no fault of a network but a lie of the proxy: TCP does not do that.
+no fault of a network but a lie of the proxy: TCP does not do that. (``raw=True`` is for TLS, which shows no frames: bytes
+are forwarded as they come, and those that clients sent are kept.)
 
 Everything random comes from a generator per connection, seeded with ``seed`` and the connection's number.
 """
@@ -69,14 +70,17 @@ class Proxy:
         commands: how often each command passed, by name; ``HELLO`` with credentials counts as ``AUTH``, too.
         replies: replies that passed.
         lost: replies that were lost by ``lose_one_in``, those behind them on the connection not counted.
+        sent: of a raw proxy, what each connection's client has sent.
     """
 
-    def __init__(self, target: str, *, seed: int = 0, unix: bool = False) -> None:
+    def __init__(self, target: str, *, seed: int = 0, unix: bool = False, raw: bool = False) -> None:
         self.accepted = 0
         self.commands: Counter[bytes] = Counter()
         self.replies = 0
         self.lost = 0
+        self.sent: list[bytearray] = []
         self.seed = seed
+        self.raw = raw
         self._faults = Faults()
         self._target = target
         self._path = Path(tempfile.mkdtemp(prefix="ractoproxy-")) / "socket" if unix else None
@@ -261,8 +265,13 @@ class _Connection:
 
     async def _requests(self, server: asyncio.StreamWriter) -> None:
         frames = _Frames()
+        self._proxy.sent.append(sent := bytearray())
         while data := await self._reader.read(_READ_BYTES):
             if self._swallows("requests"):
+                continue
+            if self._proxy.raw:
+                sent += data
+                server.write(data)
                 continue
             for frame in frames.feed(data):
                 name = _name(frame)
@@ -276,6 +285,9 @@ class _Connection:
     async def _replies(self, server: asyncio.StreamReader) -> None:
         frames = _Frames()
         while data := await server.read(_READ_BYTES):
+            if self._proxy.raw:
+                await self._send(bytearray(data))
+                continue
             out = bytearray()
             for frame in frames.feed(data):
                 if frame[:1] != b">" and self._unanswered and self._proxy.loses(self._unanswered.popleft()):
