@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from faces import Maker
 from proxy import Proxy
-from servers import Server, ServerNotInstalled, _free_port, redis7
+from servers import Server, ServerNotInstalled, _free_port, redis7, wait_until
 
 from ractogateway.errors import AuthenticationFailed, CertificateRejected
 from ractogateway.messages import LLMResponse
@@ -81,6 +81,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield found
 
 
+@dataclass
+class Place:
+    """What `faces.Maker` needs to know of a server."""
+
+    url: str
+
+
 def calls_of(make: Maker, tool: str) -> list[Callable[[], Any]]:
     """A write and a read of one tool, set to raise in an outage."""
     options = {"options": RedisOptions(timeout_seconds=PATIENT_SECONDS)}
@@ -102,22 +109,18 @@ def calls_of(make: Maker, tool: str) -> list[Callable[[], Any]]:
 @pytest.mark.cell("TLS and credentials")
 def test_what_is_not_valid_is_refused_at_once_and_nothing_is_said_in_plaintext(guarded, tool, face, case, figures):
     server, authority, kind = CASES[case]
-    wrong = PASSWORD + ("x" if case == "wrong password" else "")
-    with ExitStack() as stack:
-        url = guarded.url(guarded.ports[server], authority, wrong)
-        wire = stack.enter_context(Proxy(url, raw=True))
-        make = Maker(face, wire, stack)
-        calls, slowest = calls_of(make, tool), 0.0
+    url = guarded.url(guarded.ports[server], authority, PASSWORD + ("x" if case == "wrong password" else ""))
+    with Proxy(url, raw=True) as wire, ExitStack() as stack:
+        stack.callback(wait_until, lambda: wire.open == 0, what="the end of every connection")
+        calls, slowest = calls_of(Maker(face, wire, stack), tool), 0.0
         for number, call in enumerate(calls, 1):
             began = time.monotonic()
-            with pytest.raises(kind) as caught:
-                call()
+            error = refused(call, kind)
             slowest = max(slowest, time.monotonic() - began)
-            shown: BaseException | None = caught.value
-            while shown is not None:
-                assert "hunter" not in f"{shown!r} {shown}"
-                shown = shown.__cause__ or shown.__context__
-            assert len(wire.sent) == number, "one call, one attempt"
+            while error is not None:
+                assert "hunter" not in f"{error!r} {error}"
+                error = error.__cause__ or error.__context__
+            assert len(wire.sent) == wire.accepted == number, "one call, one attempt"
         assert slowest < PATIENT_SECONDS / 2, "it was tried again"
         for sent in wire.sent:
             assert sent[0] == 0x16, "not a TLS handshake"
@@ -125,13 +128,18 @@ def test_what_is_not_valid_is_refused_at_once_and_nothing_is_said_in_plaintext(g
         figures(calls=len(calls), wrong=0, note=f"{case}: {len(wire.sent)} attempts for {len(calls)} calls")
 
 
+def refused(call: Callable[[], Any], kind: type[BaseException]) -> BaseException | None:
+    with pytest.raises(kind) as caught:
+        call()
+    return caught.value
+
+
 @pytest.mark.cell("TLS and credentials", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", ["async url", "blocking url"])
 def test_when_the_password_is_right_again_the_same_objects_work(guarded, face, figures):
     server = guarded.servers[0]
     with ExitStack() as stack:
-        wire = stack.enter_context(Proxy(guarded.url(guarded.ports["good"], "ca", "a-new-one"), raw=True))
-        make = Maker(face, wire, stack)
+        make = Maker(face, Place(guarded.url(guarded.ports["good"], "ca", "a-new-one")), stack)
         tools = {tool: calls_of(make, tool) for tool in ("cache", "limiter", "memory")}
         for calls in tools.values():
             with pytest.raises(AuthenticationFailed):
