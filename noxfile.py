@@ -15,7 +15,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 ONE_SERVER = "valkey9"  # the differences between servers are the business of `tests`
 # Tests that watch the clock, or start many processes; the others share the machine two at a time.
-ALONE = [f"tests/{name}" for name in ("cache", "limiter", "memory", "transport", "transport_topologies")]
+ALONE = [f"tests/{name}" for name in ("cache", "faults", "limiter", "memory", "transport", "transport_topologies")]
 TOGETHER = ("-n", "2", "--dist", "loadscope")
 TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
@@ -41,6 +41,13 @@ def tests(session: nox.Session) -> None:
     else:
         session.run("pytest", *TOGETHER, *(f"--ignore={folder}" for folder in ALONE))
         session.run("pytest", *ALONE)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Everything that breaks things on purpose, in its long form and on every server; writes FAULTS.md."""
+    session.install(".[all]", *group("tests"))
+    session.run("pytest", "-m", "cell", "-q", "--faults-report", "FAULTS.md", *session.posargs)
 
 
 @nox.session(python=PYTHONS)

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from fault_matrix import COLUMNS, ROWS, Proof, markdown
 
-__all__ = ["FaultCells", "Figures", "figures"]
+__all__ = ["FaultCells", "Figures", "cells_of", "figures"]
 
 _CELLS, _FIGURES = "fault cells", "fault figures"  # travel in the reports of tests, between processes, too
 
@@ -42,8 +42,18 @@ def figures(request: pytest.FixtureRequest) -> Figures:
     return hand_in
 
 
+def cells_of(item: pytest.Item) -> list[tuple[str, tuple[str, ...]]]:
+    """The rows that a test is about, each with the columns that it proves."""
+    cells = [(mark.args[0], _columns(item, mark)) for mark in item.iter_markers("cell")]
+    for fault, columns in cells:
+        assert fault in ROWS, f"{item.nodeid}: the matrix has no row {fault!r}"
+        assert columns, f"{item.nodeid}: no column"
+        assert set(columns) <= set(COLUMNS), f"{item.nodeid}: {columns}"
+    return cells
+
+
 def columns_of(item: pytest.Item) -> list[str]:
-    return sorted({column for mark in item.iter_markers("cell") for column in _columns(item, mark)})
+    return sorted({column for _, columns in cells_of(item) for column in columns})
 
 
 def _columns(item: pytest.Item, mark: pytest.Mark) -> tuple[str, ...]:
@@ -68,12 +78,7 @@ class FaultCells:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            for mark in item.iter_markers("cell"):
-                fault, columns = mark.args[0], _columns(item, mark)
-                assert fault in ROWS, f"{item.nodeid}: the matrix has no row {fault!r}"
-                assert columns, f"{item.nodeid}: no column"
-                assert set(columns) <= set(COLUMNS), f"{item.nodeid}: {columns}"
-                item.user_properties.append((_CELLS, [fault, list(columns)]))
+            item.user_properties += [(_CELLS, [fault, list(columns)]) for fault, columns in cells_of(item)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.outcome == "passed":

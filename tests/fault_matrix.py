@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -24,15 +24,13 @@ class Row(NamedTuple):
 
 ROWS: dict[str, Row] = {
     "kill and restart": Row(
-        "SIGKILL, then a start: with an append-only file that is synchronised at every command, with one that is once a "
-        "second, and without one",
+        "SIGKILL, then a start: with an append-only file that is synchronised at every command, with one that is so once "
+        "a second, and without one",
         "cache: misses. Limiter: the chosen policy, counted. Memory: errors; what the server has kept is there once",
     ),
-    "freeze": Row(
-        "SIGSTOP, SIGCONT", "the total deadline, not the timeout times the retries; a charge at most once"
-    ),
+    "freeze": Row("SIGSTOP, SIGCONT", "the total deadline, not the timeout times the retries; a charge at most once"),
     "reply lost": Row(
-        "a proxy that loses one reply in some, with all that follow on the connection; then it closes it, or says nothing",
+        "a proxy that loses one reply in some, with all that follow on the connection; then it closes it, or is silent",
         "the outcome is unknown; the same operation applies once",
     ),
     "connections cut": Row("CLIENT KILL, over and over", "what is applied is the distinct operations"),
@@ -130,14 +128,14 @@ def _head(servers: list[str]) -> list[str]:
         [f"Python {platform.python_version()}"]
         + [f"{name} {importlib.metadata.version(name)}" for name in ("redis", "hiredis", "anyio", "pydantic")]
     )
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    today = dt.datetime.now(dt.UTC).date().isoformat()
     return [
         "# What holds when everything around it fails",
         "",
-        "Written by `python -m nox -s faults`; do not edit. Each cell names the tests that break things on purpose, and",
-        "what they counted in this run. In every row: no call waits without a bound, nobody gets what is somebody",
-        "else's, service comes back unaided, and a change of state makes one line in the log. `blocking` is the blocking",
-        "faces of all three tools.",
+        "Written by `python -m nox -s faults`; do not edit. Each cell names the tests that break things on purpose,",
+        "and what they counted in this run. In every row: no call waits without a bound, nobody gets what is somebody",
+        "else's, service comes back unaided, and a change of state makes one line in the log. `blocking` is the",
+        "blocking faces of all three tools.",
         "",
         "Calls past their deadline are measured with all callers in one process: its threads wait for one another, and",
         "for the machine, whose own lateness in the same seconds stands beside.",
@@ -151,7 +149,8 @@ def _head(servers: list[str]) -> list[str]:
 def _overview(cells: dict[tuple[str, str], list[Proof]]) -> list[str]:
     lines = ["| fault | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
     for fault in ROWS:
-        lines.append(f"| [{fault}](#{_anchor(fault)}) | " + " | ".join(_verdict(cells[fault, c]) for c in COLUMNS) + " |")
+        verdicts = " | ".join(_verdict(cells[fault, column]) for column in COLUMNS)
+        lines += [f"| [{fault}](#{_anchor(fault)}) | {verdicts} |"]
     return [*lines, ""]
 
 

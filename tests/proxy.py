@@ -6,8 +6,8 @@
 
 It forwards whole RESP frames, so that a reply is lost as networks lose it: the server has executed the command, and
 from that reply on nothing more arrives on that connection. A reply that vanished from the *middle* of a stream would be
-no fault of a network but a lie of the proxy: TCP does not do that. (``raw=True`` is for TLS, which shows no frames: bytes
-are forwarded as they come, and those that clients sent are kept.)
+no fault of a network but a lie of the proxy: TCP does not do that. ``raw=True`` is for TLS, which shows no frames:
+bytes are forwarded as they come, and those that clients sent are kept.
 
 Everything random comes from a generator per connection, seeded with ``seed`` and the connection's number.
 """

@@ -10,7 +10,6 @@ it. Faults that are the business of a whole topology make scenes of their own, s
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import redis
 from proxy import Proxy
 from redis.credentials import CredentialProvider
 from servers import FACTORIES, Server, ServerNotInstalled, valkey9, wait_until
@@ -199,7 +197,8 @@ def all_paused(scene: Scene) -> Iterator[None]:
 @contextmanager
 def asleep(scene: Scene) -> Iterator[None]:
     with scene.server.client() as admin:
-        with again_and_again(lambda: admin.execute_command("DEBUG", "SLEEP", str(_SHORT_SECONDS)), 0.02):
+        nap = lambda: admin.execute_command("DEBUG", "SLEEP", str(_SHORT_SECONDS))  # noqa: E731
+        with again_and_again(nap, 0.02):
             yield
 
 

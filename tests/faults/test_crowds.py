@@ -297,3 +297,68 @@ def test_forks_under_load_charge_and_append_what_each_process_says(any_server, f
         timeout_seconds=60.0,
     )
     figures(calls=int(said), wrong=0, lost=0, double=0, note="6 forks in mid-load")
+
+
+@pytest.mark.cell("exit with work pending", "cache", "limiter", "memory", "blocking")
+def test_a_program_that_ends_in_mid_write(any_server, figures):
+    """Daemon threads and tasks are in the middle of their calls when it ends: what they were told is so, and what they
+    were not told has happened once at most."""
+    said = run_script(
+        """
+        import asyncio, threading, time
+        from ractogateway.redis import AsyncRedisChatMemory, ChatMemoryConfig, RateLimitConfig, RedisChatMemory
+        from ractogateway.redis import RedisRateLimiter
+
+        limits = RateLimitConfig(max_tokens_per_minute=1_000_000, window_seconds=3600.0)
+        turns = ChatMemoryConfig(max_turns=100_000)
+        cache = new_cache()
+        limiter = RedisRateLimiter(URL, config=limits, on_outage="raise", options=options())
+        memory = RedisChatMemory(URL, config=turns, options=options())
+        awaited = AsyncRedisChatMemory(URL, config=turns, options=options())
+        told = {"charged": 0, "appended": 0, "awaited": 0}
+        threading.excepthook = lambda _: None  # they are told that the process ends
+
+        def charge():
+            while True:
+                limiter.consume("u", 1)
+                told["charged"] += 1
+
+        def append():
+            while True:
+                memory.append("threads", "user", str(told["appended"]))
+                told["appended"] += 1
+
+        def store():
+            while True:
+                fill(cache, 5)
+
+        for work in (charge, append, store):
+            threading.Thread(target=work, daemon=True).start()
+
+        async def main():
+            async def one():
+                while True:
+                    await awaited.append("tasks", "user", str(told["awaited"]))
+                    told["awaited"] += 1
+
+            task = asyncio.create_task(one())
+            while min(told.values()) < 30:
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+        asyncio.run(main())
+        print(*told.values())
+        """,
+        any_server.url,
+    )
+    charged, appended, awaited = map(int, said.split())
+    with (
+        RedisRateLimiter(any_server.url, config=LIMITS) as limiter,
+        RedisChatMemory(any_server.url, config=TURNS) as memory,
+    ):
+        assert 1_000_000 - limiter.get_remaining("u") >= charged
+        for where, told in (("threads", appended), ("tasks", awaited)):
+            there = [int(message["content"]) for message in memory.get_history(where)]
+            assert there == list(range(len(there)))
+            assert len(there) >= told
+    figures(calls=charged + appended + awaited, lost=0, double=0)

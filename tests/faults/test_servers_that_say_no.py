@@ -53,7 +53,9 @@ def question(number: int) -> tuple[str, str, str, float, int]:
 
 
 @pytest.mark.cell("out of memory", "cache", "limiter", "memory")
-@pytest.mark.parametrize("name", ["out of memory", pytest.param("MISCONF", marks=pytest.mark.cell("not ready", "memory"))])
+@pytest.mark.parametrize(
+    "name", ["out of memory", pytest.param("MISCONF", marks=pytest.mark.cell("not ready", "memory"))]
+)
 def test_however_many_writes_are_refused_what_is_there_is_read(make, host, name, figures):
     """Also by those whose breaker has seen nothing but refusals."""
     cache, memory = make("cache", on_outage="raise"), make("memory", config=TURNS)

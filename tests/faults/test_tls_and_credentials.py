@@ -3,7 +3,7 @@ plaintext fallback, without a secret in the text; and when they are right, the s
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -53,7 +53,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(directory / "ca.pem")
     trustme.CA().cert_pem.write_to_path(directory / "other.pem")
-    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     certificates = {
         "good": authority.issue_cert("127.0.0.1"),
         "expired": authority.issue_cert("127.0.0.1", not_after=yesterday),

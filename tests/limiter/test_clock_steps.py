@@ -53,6 +53,7 @@ def faked(clock: Clock) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.cell("clock jump", "limiter", "blocking")
 @pytest.mark.parametrize("steps", [(-5.0, -0.3, -1.9, -2.1), (5.0, 0.3, 0.1), (0.0,)], ids=["back", "forward", "none"])
 def test_no_window_is_over_while_the_clock_is_set(faked: Server, clock: Clock, steps: tuple[float, ...]):
     """Backward in real time; forward in the time that the server's clock has shown to pass."""

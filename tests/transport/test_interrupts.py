@@ -32,6 +32,7 @@ def test_a_caller_that_waits(any_server):
     assert run_many(port, echo(b"a"), echo(b"b")) == [b"a", b"b"]
 
 
+@pytest.mark.cell("cancellation storm", "blocking")
 def test_interrupts_at_random_moments(any_server):
     """A storm of them, with other threads under way: every reply is the right one, nobody hangs."""
     source = """

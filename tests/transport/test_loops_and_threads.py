@@ -50,6 +50,7 @@ POLICY = "RACTOGATEWAY_BLOCKING_IN_LOOP"
 # --- event loops -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("loop switch", "cache")
 def test_one_object_in_successive_loops(any_server):
     memory = AsyncRedisChatMemory(any_server.url, config=ChatMemoryConfig(max_turns=100), options=OPTIONS)
 
@@ -186,6 +187,7 @@ def test_a_reply_that_nobody_asked_for(any_server, callers_of):
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("thread storm", "cache", "blocking")
 def test_sixty_four_threads_on_first_use(any_server):
     """One private thread and its connections for all of them, and every reply is the right one."""
     source = """
@@ -239,6 +241,7 @@ def use_all(cache: RedisExactCache, limiter: RedisRateLimiter, memory: RedisChat
     assert cache.invalidate(*REQUEST)
 
 
+@pytest.mark.cell("loop switch", "blocking")
 @pytest.mark.parametrize("by", ["url", "client"])
 def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_server, by):
     """As in a notebook: the loop stands still meanwhile, and the line that made it do so is named, once."""
