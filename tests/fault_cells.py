@@ -91,8 +91,8 @@ class FaultCells:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._report is not None and not hasattr(session.config, "workerinput"):
-            servers = [line for line in session.config.hook.pytest_report_header(config=session.config) if line]
-            self._report.write_text(markdown(self._proofs, _flat(servers)), "utf-8")
+            header = session.config.hook.pytest_report_header(config=session.config, start_path=session.startpath)
+            self._report.write_text(markdown(self._proofs, _flat(header)), "utf-8")
 
 
 def _flat(lines: list[Any]) -> list[str]:

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 ROWS: dict[str, Row] = {
     "kill and restart": Row(
-        "SIGKILL, then a start: with an append-only file that is synchronised at every command, with one that is so once "
+        "SIGKILL, then a start: with an append-only file that is synchronised at every command, with one that is once "
         "a second, and without one",
         "cache: misses. Limiter: the chosen policy, counted. Memory: errors; what the server has kept is there once",
     ),
