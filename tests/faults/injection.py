@@ -21,7 +21,7 @@ from proxy import Proxy
 from redis.credentials import CredentialProvider
 from servers import FACTORIES, Server, ServerNotInstalled, valkey9, wait_until
 
-__all__ = ["FAULTS", "KINDS", "Clock", "Fault", "Scene", "again_and_again", "scene_of"]
+__all__ = ["FAULTS", "KINDS", "LIBFAKETIME", "SCRIPTS", "Clock", "Fault", "Scene", "again_and_again", "scene_of"]
 
 KINDS = ("valkey9", "redis8", "redis7")
 SCRIPTS = (b"EVALSHA", b"EVAL")

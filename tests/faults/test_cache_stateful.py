@@ -31,6 +31,8 @@ class Stored:
 
 
 class CacheUnderFire(Stage):
+    losses = (4, 5, 7)
+
     def __init__(self) -> None:
         super().__init__()
         self.enter(RedisExactCache, AsyncRedisExactCache, ttl_seconds=600, on_outage="raise")
