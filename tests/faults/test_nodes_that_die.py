@@ -17,8 +17,7 @@ from ractogateway.redis.keys import MemoryKeys
 
 DOWN_AFTER_MS = 1_000
 MARGIN_SECONDS = 1.0
-"""Replication is asynchronous: what a primary acknowledged so shortly before it went may be gone with it. Afterwards,
-for as long, old connections may still lead to it."""
+"""Replication is asynchronous: what a primary acknowledged so shortly before it went may be gone with it."""
 
 
 @dataclass
@@ -32,18 +31,19 @@ class Gone:
 @contextmanager
 def sentinel_failover(make: Callable[..., Server]) -> Iterator[tuple[str, Callable]]:
     with sentinels(make, down_after_ms=DOWN_AFTER_MS) as watched:
-        yield watched.url, lambda _traffic: frozen_until_replaced(watched)
+        try:
+            yield watched.url, lambda _traffic: frozen_until_replaced(watched)
+        finally:
+            for server in watched.servers:  # the old primary would serve for a second yet: not the surviving side
+                server.thaw()
 
 
 @contextmanager
 def frozen_until_replaced(watched: Sentinels) -> Iterator[None]:
     old = watched.primary()
     old.freeze()
-    try:
-        wait_until(lambda: watched.agreed() not in (None, old), timeout_seconds=30, what="the next primary")
-        yield
-    finally:
-        old.thaw()  # it believes still that it is the primary
+    wait_until(lambda: watched.agreed() not in (None, old), timeout_seconds=30, what="the next primary")
+    yield
 
 
 @contextmanager

@@ -361,7 +361,7 @@ class Traffic:
         options: dict[str, Any] | None = None,
         callers: int = 2,
         faces: Sequence[str] = FACES,
-        margin_seconds: float = 2.5,
+        margin_seconds: float = 2.0,
     ) -> None:
         self.url = url
         self.forgets = forgets
@@ -373,7 +373,7 @@ class Traffic:
         self.spent = 0
         self.lines: list[tuple[str, str]] = []
         self._options = options or {}
-        self._margin_seconds = margin_seconds
+        self._margin_seconds = margin_seconds if forgets == "the last moments" else 0.0
         self._spending = threading.Lock()
         kinds = (CacheCaller, LimiterCaller, MemoryCaller)
         self.callers = [kind(self, face, n) for kind in kinds for face in faces for n in range(callers)]
@@ -390,7 +390,7 @@ class Traffic:
         if self.forgets == "nothing":
             return False
         since = self.began_at - self._margin_seconds if self.forgets == "the last moments" else 0.0
-        return since < at <= self.ended_at + (self._margin_seconds if self.forgets == "the last moments" else 0.0)
+        return since < at <= self.ended_at + self._margin_seconds
 
     def live_through(
         self, raging: Callable[[], AbstractContextManager[object]], *, seconds: float, stops: str = "nothing"
@@ -400,6 +400,7 @@ class Traffic:
             for caller in self.callers:
                 caller.start()
             self._wait_for(lambda: all(caller.successes > _WARM_CALLS for caller in self.callers), "a load")
+            time.sleep(1.2 * self._margin_seconds)  # so that there is something that must not be forgotten
             self.began_at = time.monotonic()
             with raging():
                 self.raging.set()
@@ -408,7 +409,7 @@ class Traffic:
                 self.raging.clear()
             self.ended_at = time.monotonic()
             self._wait_for(lambda: all(caller.first_success_after for caller in self.callers), "service after it")
-            time.sleep(self._margin_seconds if self.forgets == "the last moments" else 0.0)
+            time.sleep(1.2 * self._margin_seconds)
             before = [caller.successes for caller in self.callers]
             self._wait_for(
                 lambda: all(c.successes > n + _WARM_CALLS for c, n in zip(self.callers, before, strict=True)), "a load"
