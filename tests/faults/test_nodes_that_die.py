@@ -3,6 +3,7 @@ what the surviving side has acknowledged is applied once, by the ids of the oper
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,8 +43,18 @@ def sentinel_failover(make: Callable[..., Server]) -> Iterator[tuple[str, Callab
 def frozen_until_replaced(watched: Sentinels) -> Iterator[None]:
     old = watched.primary()
     old.freeze()
-    wait_until(lambda: watched.agreed() not in (None, old), timeout_seconds=30, what="the next primary")
+    look_for(lambda: watched.agreed() not in (None, old), "the next primary")
     yield
+
+
+def look_for(condition: Callable[[], bool], what: str) -> None:
+    """Not all the time: each look takes the interpreter from the callers."""
+
+    def look() -> bool:
+        time.sleep(0.05)
+        return condition()
+
+    wait_until(look, timeout_seconds=30, what=what)
 
 
 @contextmanager
@@ -65,7 +76,7 @@ def killed_until_replaced(nodes: Cluster, traffic: Traffic) -> Iterator[None]:
         except (AssertionError, redis.RedisError):  # in the middle of a change
             return False
 
-    wait_until(replaced, timeout_seconds=30, what="a replica that takes over")
+    look_for(replaced, "a replica that takes over")
     yield
 
 

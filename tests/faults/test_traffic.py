@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+from books import Book
 from injection import FAULTS, Fault, scene_of
 from servers import ServerNotInstalled
-from traffic import FACES, Book, Traffic
+from traffic import FACES, Traffic
 
 LATE_SECONDS = 1.0
 """Past its deadline no call may be on any machine. How late calls were is a figure, and no test's business."""

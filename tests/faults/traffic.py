@@ -13,25 +13,23 @@ be what was acknowledged, no more and no less.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
+from books import GRACE_SECONDS, Book, Lines, Naps
 from faces import Maker
-from probing import Watch
 from servers import wait_until
 
 from ractogateway.errors import StoreUnavailable
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
 
-__all__ = ["ACCOUNT", "FACES", "SECONDS", "SHARED_BUDGET", "TOOLS", "Book", "Traffic"]
+__all__ = ["ACCOUNT", "FACES", "SECONDS", "SHARED_BUDGET", "TOOLS", "Traffic"]
 
 TOOLS = ("cache", "limiter", "memory")
 FACES = ("async url", "blocking url")
@@ -43,49 +41,6 @@ _PAUSE_SECONDS = 0.002
 _WARM_CALLS = 15
 _PATIENCE_SECONDS = 30.0
 _UNAVAILABLE = object()
-
-
-@dataclass
-class Book:
-    """What the callers of one tool by one face have to tell.
-
-    Attributes:
-        calls: how many they made.
-        failed: calls that ended as an outage, by class.
-        wrong: replies that nobody may get, exceptions that nobody should see.
-        lost: what was acknowledged, must have been kept, and is gone.
-        double: what was done once more than it was asked for.
-        late: seconds past its deadline of the latest call; 0.0 where all were in time.
-        outage: the longest time that a caller was without success.
-        served_again: seconds from the end of the fault until each caller had its first success.
-        degraded: decisions without Redis.
-        read_meanwhile: reads that succeeded while the fault lasted.
-    """
-
-    calls: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    wrong: list[object] = field(default_factory=list)
-    lost: list[object] = field(default_factory=list)
-    double: list[object] = field(default_factory=list)
-    late: float = 0.0
-    outage: float = 0.0
-    served_again: float = 0.0
-    degraded: int = 0
-    read_meanwhile: int = 0
-
-    def figures(self, overslept: float) -> dict[str, Any]:
-        """For `fault_cells.figures`."""
-        return {
-            "calls": self.calls,
-            "failed": self.failed.total(),
-            "wrong": len(self.wrong),
-            "lost": len(self.lost),
-            "double": len(self.double),
-            "late_ms": 1000 * self.late,
-            "overslept_ms": 1000 * overslept,
-            "served_again_s": self.served_again,
-            "outage_s": self.outage,
-        }
 
 
 class Caller(threading.Thread):
@@ -132,8 +87,10 @@ class Caller(threading.Thread):
             self.book.failed[type(error).__name__] += 1
         ended = time.monotonic()
         self.book.calls += 1
-        if timed:
-            self.book.late = max(self.book.late, ended - began - SECONDS[self.tool])
+        late = ended - began - SECONDS[self.tool] if timed else 0.0
+        self.book.late = max(self.book.late, late)
+        if late > GRACE_SECONDS:
+            self.book.suspects.append((began, ended, late))
         if result is not _UNAVAILABLE:
             self._succeeded(ended)
         return result
@@ -396,7 +353,7 @@ class Traffic:
         self, raging: Callable[[], AbstractContextManager[object]], *, seconds: float, stops: str = "nothing"
     ) -> None:
         """Callers call; the fault rages for so long, and until all have noticed; they are served again, and stop."""
-        with Watch() as watch, _Lines(self.lines):
+        with Naps() as naps, Lines(self.lines):
             for caller in self.callers:
                 caller.start()
             self._wait_for(lambda: all(caller.successes > _WARM_CALLS for caller in self.callers), "a load")
@@ -419,7 +376,9 @@ class Traffic:
                 caller.join(_PATIENCE_SECONDS)
                 wait_until(caller.is_served_quietly, timeout_seconds=_PATIENCE_SECONDS, what="service after it")
         assert not any(caller.is_alive() for caller in self.callers), "a caller hangs"
-        self.overslept = watch.lateness
+        self.overslept = naps.worst
+        for book in self.books.values():
+            book.overdue = sum(not naps.explain(*suspect) for suspect in book.suspects)
 
     def settle_accounts(self) -> None:
         """Compare what was acknowledged with what is there."""
@@ -448,28 +407,6 @@ class Traffic:
         """For it, or for a caller that has died of what he saw."""
         ended = lambda: condition() or not all(caller.is_alive() for caller in self.callers)  # noqa: E731
         wait_until(ended, timeout_seconds=_PATIENCE_SECONDS, what=what)
-
-
-class _Lines(logging.Handler):
-    """Takes down what our loggers say, as (level, line), inside its ``with``."""
-
-    def __init__(self, lines: list[tuple[str, str]]) -> None:
-        super().__init__()
-        self._lines = lines
-        self._logger = logging.getLogger("ractogateway")
-        self._level = self._logger.level
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "ractogateway.redis" or record.levelno >= logging.WARNING:
-            self._lines.append((record.levelname, record.getMessage()))
-
-    def __enter__(self) -> None:
-        self._logger.addHandler(self)
-        self._logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self)
-        self._logger.setLevel(self._level)
 
 
 def _request(question: str) -> tuple[str, str, str, float, int]:
