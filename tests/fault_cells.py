@@ -11,7 +11,7 @@ A test that has a parameter ``face`` (or ``make``) proves the column named with 
 blocking faces with a blocking one. Where a parameter is the fault, it carries the marker ``cell(fault)``, and the test
 the marker ``column("limiter")``.
 
-The rows and columns are those of `fault_matrix`. With ``--faults-report PATH`` the tests of ``tests/faults`` run in
+The rows and columns are those of `fault_matrix`. With ``--faults-report=PATH`` the tests of ``tests/faults`` run in
 their long form, and what they and all others so marked have shown is written to that file when the run has ended.
 """
 
@@ -90,7 +90,7 @@ class FaultCells:
                 self._proofs.append(Proof(fault, column, report.nodeid, report.outcome, handed_in))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._report is not None and not hasattr(session.config, "workerinput"):
+        if self._report is not None and self._proofs and not hasattr(session.config, "workerinput"):
             header = session.config.hook.pytest_report_header(config=session.config, start_path=session.startpath)
             self._report.write_text(markdown(self._proofs, _flat(header)), "utf-8")
 

@@ -243,7 +243,7 @@ def use_all(cache: RedisExactCache, limiter: RedisRateLimiter, memory: RedisChat
 
 @pytest.mark.cell("loop switch", "blocking")
 @pytest.mark.parametrize("by", ["url", "client"])
-def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_server, by):
+def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_server, by, figures):
     """As in a notebook: the loop stands still meanwhile, and the line that made it do so is named, once."""
 
     async def cell() -> list[warnings.WarningMessage]:
@@ -260,6 +260,7 @@ def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_s
     assert sorted(each.lineno for each in caught) == list(range(first + 1, first + 11)), "one a line, at the caller's"
     assert {each.filename for each in caught} == {__file__}
     assert all(".aio" in str(each.message) for each in caught)
+    figures(calls=3 * len(caught), wrong=0)
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("warn", True), ("allow", False), (None, True)])
