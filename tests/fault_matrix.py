@@ -141,9 +141,11 @@ def _head(servers: list[str]) -> list[str]:
         "Calls past their deadline are measured with all callers in one process: its threads wait for one another, and",
         "for the machine, whose own lateness in the same seconds stands beside: how much too late it wakes a thread",
         "that sleeps for 2 ms. A call counts as late without the machine being so where it is more than 50 ms late,",
-        "and three times the worst of these during the call does not make up for it.",
+        "and three times the worst of these during the call does not make up for it. That a busy machine kept waiting",
+        "just the thread that a call was in is not seen by that measure: look at its load.",
         "",
-        f"Run on {today}, on {os.cpu_count()} cores of {platform.system()} {platform.machine()}; {made_of}.",
+        f"Run on {today}, on {os.cpu_count()} cores of {platform.system()} {platform.machine()}, whose load was"
+        f" {os.getloadavg()[2]:.1f} in the last fifteen minutes; {made_of}.",
         *(f"{line[0].upper()}{line[1:]}." for line in servers if line.startswith(("servers", "left out"))),
         "",
     ]
