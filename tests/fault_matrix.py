@@ -144,8 +144,8 @@ def _head(servers: list[str]) -> list[str]:
         "and three times the worst of these during the call does not make up for it. That a busy machine kept waiting",
         "just the thread that a call was in is not seen by that measure: look at its load.",
         "",
-        f"Run on {today}, on {os.cpu_count()} cores of {platform.system()} {platform.machine()}, whose load was"
-        f" {os.getloadavg()[2]:.1f} in the last fifteen minutes; {made_of}.",
+        f"Run on {today}, on {os.cpu_count()} cores of {platform.system()} {platform.machine()}; {made_of}.",
+        f"The load of the machine in the last fifteen minutes: {os.getloadavg()[2]:.1f}.",
         *(f"{line[0].upper()}{line[1:]}." for line in servers if line.startswith(("servers", "left out"))),
         "",
     ]
