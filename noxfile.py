@@ -36,6 +36,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or TOGETHER))
 
 
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Everything that breaks things on purpose, in its long form and on every server; writes FAULTS.md."""
+    session.install(".[all]", *group("tests"))
+    session.run("pytest", "tests", "-m", "cell", "-q", "--faults-report=FAULTS.md", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """The suite's core on every supported Python."""

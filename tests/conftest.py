@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import fault_cells
 import pytest
 import redis
 from servers import FACTORIES, Server, ServerNotInstalled, Servers, no_key_without_ttl
+
+figures = fault_cells.figures
 
 _SERVERS = pytest.StashKey[Servers]()
 _ABSENT = pytest.StashKey[list[str]]()
@@ -23,12 +27,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("RACTOGATEWAY_TEST_REDIS_URL"),
         help="run against this server (its database is flushed before each test) instead of our own ones",
     )
+    parser.addoption(
+        "--faults-report",
+        type=Path,
+        metavar="PATH",
+        help="run tests/faults in its long form, and write to this file what held under which fault",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "lasting_keys(*patterns): keys (regexes) that `expiring_keys` lets live for ever"
     )
+    cells = fault_cells.FaultCells(config.getoption("--faults-report"))
+    config.pluginmanager.register(cells)
     url = config.getoption("--redis-url")
     known: dict[str, Server] = {"given": Server("given", given_url=url)} if url else {}
     config.stash[_SERVERS] = Servers(known)

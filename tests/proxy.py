@@ -6,7 +6,8 @@
 
 It forwards whole RESP frames, so that a reply is lost as networks lose it: the server has executed the command, and
 from that reply on nothing more arrives on that connection. A reply that vanished from the *middle* of a stream would be
-no fault of a network but a lie of the proxy: TCP does not do that.
+no fault of a network but a lie of the proxy: TCP does not do that. ``raw=True`` is for TLS, which shows no frames:
+bytes are forwarded as they come, and those that clients sent are kept.
 
 Everything random comes from a generator per connection, seeded with ``seed`` and the connection's number.
 """
@@ -47,7 +48,8 @@ class Faults:
         lose_one_in: of so many replies one is lost, with all that follow it on that connection.
         losing: names of the commands whose replies count for that; all when empty.
         after_loss: ``cut`` closes the connection then, ``silence`` leaves it open and dead.
-        swallow: nothing passes in either direction. A connection that has lost bytes this way stays dead.
+        swallow: nothing passes, in either direction (True) or in one (``requests``, ``replies``). A connection that has
+            lost bytes this way stays dead in that direction.
         slam: new connections are accepted and closed at once.
     """
 
@@ -56,7 +58,7 @@ class Faults:
     lose_one_in: int = 0
     losing: tuple[bytes, ...] = ()
     after_loss: Literal["cut", "silence"] = "cut"
-    swallow: bool = False
+    swallow: bool | Literal["requests", "replies"] = False
     slam: bool = False
 
 
@@ -68,14 +70,17 @@ class Proxy:
         commands: how often each command passed, by name; ``HELLO`` with credentials counts as ``AUTH``, too.
         replies: replies that passed.
         lost: replies that were lost by ``lose_one_in``, those behind them on the connection not counted.
+        sent: of a raw proxy, what each connection's client has sent.
     """
 
-    def __init__(self, target: str, *, seed: int = 0, unix: bool = False) -> None:
+    def __init__(self, target: str, *, seed: int = 0, unix: bool = False, raw: bool = False) -> None:
         self.accepted = 0
         self.commands: Counter[bytes] = Counter()
         self.replies = 0
         self.lost = 0
+        self.sent: list[bytearray] = []
         self.seed = seed
+        self.raw = raw
         self._faults = Faults()
         self._target = target
         self._path = Path(tempfile.mkdtemp(prefix="ractoproxy-")) / "socket" if unix else None
@@ -237,7 +242,7 @@ class _Connection:
         self._writers = [writer]
         self._pumps: list[asyncio.Future[None]] = []
         self._unanswered: deque[bytes] = deque()
-        self._dead = False
+        self._dead: set[str] = set()
 
     def abort(self) -> None:
         for writer in self._writers:
@@ -260,8 +265,13 @@ class _Connection:
 
     async def _requests(self, server: asyncio.StreamWriter) -> None:
         frames = _Frames()
+        self._proxy.sent.append(sent := bytearray())
         while data := await self._reader.read(_READ_BYTES):
-            if self._swallows():
+            if self._swallows("requests"):
+                continue
+            if self._proxy.raw:
+                sent += data
+                server.write(data)
                 continue
             for frame in frames.feed(data):
                 name = _name(frame)
@@ -275,13 +285,16 @@ class _Connection:
     async def _replies(self, server: asyncio.StreamReader) -> None:
         frames = _Frames()
         while data := await server.read(_READ_BYTES):
+            if self._proxy.raw:
+                await self._send(bytearray(data))
+                continue
             out = bytearray()
             for frame in frames.feed(data):
                 if frame[:1] != b">" and self._unanswered and self._proxy.loses(self._unanswered.popleft()):
                     await self._send(out)
                     if self._proxy._faults.after_loss == "cut":
                         return
-                    self._dead = True
+                    self._dead = {"requests", "replies"}
                     break
                 self._proxy.replies += 1
                 out += frame
@@ -292,7 +305,7 @@ class _Connection:
         if data and faults.delay_seconds:
             await asyncio.sleep(faults.delay_seconds * self._random.uniform(0.5, 1.5))
         start = 0
-        while start < len(data) and not self._swallows():
+        while start < len(data) and not self._swallows("replies"):
             size = self._random.randint(1, faults.split_bytes) if faults.split_bytes else len(data)
             self._writer.write(bytes(data[start : start + size]))
             await self._writer.drain()
@@ -300,9 +313,10 @@ class _Connection:
             if faults.split_bytes:
                 await asyncio.sleep(0)  # lets the other side read, so that it sees the pieces
 
-    def _swallows(self) -> bool:
-        self._dead = self._dead or self._proxy._faults.swallow
-        return self._dead
+    def _swallows(self, direction: str) -> bool:
+        if self._proxy._faults.swallow in (True, direction):
+            self._dead.add(direction)
+        return direction in self._dead
 
 
 class _Frames:

@@ -131,6 +131,7 @@ def test_an_answer_that_was_paid_for_is_returned_even_where_outages_raise():
 # --- a server that comes and goes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("kill and restart", "cache")
 @pytest.mark.parametrize("near_cache_entries", [pytest.param(0, marks=pytest.mark.slow), 50])
 def test_no_request_fails_while_a_server_comes_and_goes(near_cache_entries, caplog):
     caplog.set_level(logging.INFO, "ractogateway")
@@ -241,6 +242,7 @@ def test_an_open_breaker_costs_nothing():
         watch.assert_kept(0.05, seconds)  # 300 calls, none of which asks anybody
 
 
+@pytest.mark.cell("reply lost", "cache", "blocking")
 @pytest.mark.parametrize("after_loss", ["cut", "silence"])
 def test_lost_replies_cost_no_answer(any_server, after_loss):
     with Proxy(any_server.url) as proxy, ThreadPoolExecutor(8) as pool:
@@ -263,8 +265,9 @@ def test_lost_replies_cost_no_answer(any_server, after_loss):
 # --- a server that is full -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("eviction", "cache", "blocking")
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "allkeys-random"])
-def test_eviction_makes_misses_and_nothing_else(policy):
+def test_eviction_makes_misses_and_nothing_else(policy, figures):
     with own_server(config={"maxmemory": "3mb", "maxmemory-policy": policy}) as server:
         cache = RedisExactCache(
             url=server.url, ttl_seconds=600, compress_above_bytes=10**9, on_outage="raise", options=PATIENT
@@ -286,8 +289,10 @@ def test_eviction_makes_misses_and_nothing_else(policy):
             assert client.info("stats")["evicted_keys"] > 100
         assert hits > 100
         assert misses > 50
+        figures(calls=6000, wrong=0, note=f"{policy}: {hits} hits and {misses} misses of {hits + misses}")
 
 
+@pytest.mark.cell("out of memory", "cache", "blocking")
 def test_a_server_without_room_stores_nothing_and_reads_on():
     with own_server(config={"maxmemory-policy": "noeviction"}) as server:
         cache = RedisExactCache(url=server.url, ttl_seconds=60)

@@ -59,6 +59,7 @@ def calls_of(server: Server, *names: str) -> int:
 # --- cancellation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("cancellation storm", "cache")
 def test_a_cancelled_leader_does_not_take_its_waiters_with_it(any_server):
     async def main() -> None:
         cache, model = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), Model()
@@ -144,6 +145,7 @@ def test_cancellation_at_any_moment_leaves_no_lease_behind(any_server):
     asyncio.run(main())
 
 
+@pytest.mark.cell("cancellation storm", "blocking")
 def test_an_interrupted_thread_does_not_take_its_waiters_with_it(any_server):
     cache, computing = RedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT), threading.Event()
 

@@ -42,6 +42,7 @@ def entries(store: redis.Redis) -> list[bytes]:
     return sorted(key for key in store.scan_iter() if b":e:" in key)
 
 
+@pytest.mark.cell("bad bytes at rest", "cache")
 def test_entries_that_were_exchanged_are_misses(cache, store):
     cache.put(*ALICE, HERS)
     cache.put(*BOB, HIS)
@@ -55,6 +56,7 @@ def test_entries_that_were_exchanged_are_misses(cache, store):
     assert cache.get(*BOB).content == HIS.content
 
 
+@pytest.mark.cell("bad bytes at rest", "cache")
 def test_entries_that_were_cut_or_changed_are_misses(cache, store):
     cache.put(*ALICE, HERS)
     (key,) = entries(store)

@@ -108,6 +108,7 @@ def test_a_stream_longer_than_the_window_refunds_nothing(make):
     assert make("limiter", config=RateLimitConfig(max_tokens_per_minute=1_000)).get_remaining("v") == 750
 
 
+@pytest.mark.cell("data flushed", "limiter")
 @pytest.mark.parametrize("forgotten", ["flushed", "reset"])
 def test_a_settlement_after_the_state_is_gone_touches_nobody_elses_charge(make, any_way, forgotten):
     limiter = make("limiter", config=RateLimitConfig(max_tokens_per_minute=1_000), on_outage="raise")

@@ -7,33 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from injection import LIBFAKETIME, Clock
 from scripts.limiter_model import worst_window
 from servers import Server, valkey9
 
 from ractogateway.redis import RateLimitConfig, RedisRateLimiter
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 BUDGET, WINDOW_SECONDS = 1_000, 0.5
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed"),
+    pytest.mark.skipif(not LIBFAKETIME, reason="libfaketime is not installed"),
 ]
-
-
-class Clock:
-    """Sets the clock of one server: by so many seconds from now on."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._offset = 0.0
-        self.step(0.0)
-
-    def step(self, seconds: float) -> None:
-        self._offset += seconds
-        written = self._file.with_suffix(".new")
-        written.write_text(f"{self._offset:+.3f}\n")
-        written.rename(self._file)  # the server never reads half of it
 
 
 @pytest.fixture
@@ -43,16 +28,11 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def faked(clock: Clock) -> Iterator[Server]:
-    preload = {
-        "LD_PRELOAD": str(LIBRARIES[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(clock._file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    with valkey9(env=preload) as server:
+    with valkey9(env=clock.environment) as server:
         yield server
 
 
+@pytest.mark.cell("clock jump", "limiter", "blocking")
 @pytest.mark.parametrize("steps", [(-5.0, -0.3, -1.9, -2.1), (5.0, 0.3, 0.1), (0.0,)], ids=["back", "forward", "none"])
 def test_no_window_is_over_while_the_clock_is_set(faked: Server, clock: Clock, steps: tuple[float, ...]):
     """Backward in real time; forward in the time that the server's clock has shown to pass."""

@@ -94,6 +94,7 @@ def stopped() -> Iterator[tuple[Server, Callable[[], None], Callable[[], None]]]
         yield server, partial(os.kill, pid, signal.SIGSTOP), partial(os.kill, pid, signal.SIGCONT)
 
 
+@pytest.mark.cell("freeze", "limiter")
 @pytest.mark.parametrize("policy", ["local", "raise"])
 @pytest.mark.parametrize("face", FACES)
 def test_a_stall_leaves_no_slot_behind(stopped: tuple, face: str, policy: str):

@@ -46,6 +46,7 @@ def proxy(any_server: Server) -> Iterator[Proxy]:
 # --- lost replies ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("reply lost", "limiter")
 @pytest.mark.parametrize("operations", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_what_is_charged_is_the_sum_of_distinct_operations(any_server: Server, proxy: Proxy, operations: int):
     """One reply in ten is lost. A third is consumed under names that two replicas use, a third reserved and settled."""
@@ -347,6 +348,7 @@ def test_a_cancelled_waiter_leaves_the_queue(any_server: Server):
     assert asyncio.run(main()) == []
 
 
+@pytest.mark.cell("cancellation storm", "limiter")
 def test_a_cancelled_task_keeps_its_charge_and_frees_its_slot(any_server: Server):
     config = RateLimitConfig(max_tokens_per_minute=100, max_concurrent=1)
 

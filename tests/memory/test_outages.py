@@ -50,6 +50,7 @@ def memory_at(server: Server) -> RedisChatMemory:
     return memory
 
 
+@pytest.mark.cell("freeze", "memory", "blocking")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_server_that_is_away_is_an_error(own_server, name):
     memory = memory_at(own_server)
@@ -62,6 +63,7 @@ def test_every_method_is_tried():
     assert methods - {"aio", "close", "stats"} == set(CALLS) - {"last"}
 
 
+@pytest.mark.cell("out of memory", "memory", "blocking")
 def test_a_full_server_still_reads_pops_clears_and_erases(own_server):
     memory = memory_at(own_server)
     own_server.command("CONFIG", "SET", "maxmemory", 1)
@@ -76,6 +78,7 @@ def test_a_full_server_still_reads_pops_clears_and_erases(own_server):
         own_server.command("CONFIG", "SET", "maxmemory", 0)
 
 
+@pytest.mark.cell("pause", "memory", "blocking")
 def test_while_writes_are_paused_whole_histories_are_read(own_server):
     memory = memory_at(own_server)
     revision = memory.get_page("c").revision

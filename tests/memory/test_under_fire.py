@@ -270,6 +270,7 @@ def play(ground: type[UnderFire], examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.cell("reply lost", "memory", "blocking")
 @pytest.mark.timeout(120)
 def test_the_memory_does_what_the_model_does(ground):
     play(ground, examples=25, steps=40)

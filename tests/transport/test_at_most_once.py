@@ -116,6 +116,7 @@ def scripts_flushed(server: Server) -> Iterator[None]:
 # --- the tools -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("reply lost", "limiter")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("face", URL_FACES)
 def test_the_limiter_charges_once(any_server, proxy, face, loss):
@@ -135,6 +136,7 @@ def test_the_limiter_charges_once(any_server, proxy, face, loss):
     assert admitted > 700 - 12, "a refusal came too early: something was charged and reported as refused"
 
 
+@pytest.mark.cell("reply lost", "memory")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("face", URL_FACES)
 def test_the_memory_keeps_every_message_once_and_in_order(any_server, proxy, face, loss):
@@ -159,6 +161,7 @@ def test_the_memory_keeps_every_message_once_and_in_order(any_server, proxy, fac
     assert sorted(sum(revisions, [])) == list(range(1, 101))
 
 
+@pytest.mark.cell("scripts flushed", "limiter", "memory")
 @pytest.mark.parametrize("face", URL_FACES)
 def test_flushed_scripts_are_noticed_by_nobody(any_server, face):
     with ExitStack() as stack:

@@ -141,6 +141,7 @@ def test_thirty_callers_are_in_time(fault, callers_of):
     wait_until(lambda: callers.outcome(echo(b"back")).result == b"back", what="the same port's next call")
 
 
+@pytest.mark.cell("partition", "cache", "limiter", "memory")
 @pytest.mark.parametrize("fault", ["frozen", "swallowed before", "refused before"], indirect=True)
 @pytest.mark.parametrize("face", URL_FACES)
 def test_every_face_is_in_time_and_recovers(fault, face):

@@ -212,11 +212,13 @@ def started(servers) -> Iterator[dict[str, subprocess.Popen[str]]]:
         )
 
 
+@pytest.mark.cell("exit with work pending", "cache", "memory", "blocking")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_programs_that_never_close_anything(started, name):
     assert finish_script(started[name]) == "done\n"
 
 
+@pytest.mark.cell("exit with work pending", "memory", "blocking")
 @pytest.mark.parametrize("name", WAITED_FOR)
 def test_work_that_the_exit_waits_for_is_done(any_server, name):
     """What the interpreter itself waits for at its end finds the tools in working order."""
@@ -256,6 +258,7 @@ def test_exit_handlers_may_use_the_tools(any_server):
     ]
 
 
+@pytest.mark.cell("exit with work pending", "cache", "blocking")
 def test_the_exit_does_not_wait_for_a_server_that_is_away(any_server):
     """A process whose server stopped answering ends all the same, soon."""
     source = """

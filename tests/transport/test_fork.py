@@ -134,6 +134,7 @@ def test_from_plain_code(any_server):
     )
 
 
+@pytest.mark.cell("fork", "cache", "blocking")
 def test_while_both_are_under_load(any_server):
     """Threads and an event loop of the parent are in mid-call at every fork; and afterwards, when all is quiet, the
     parent's loops still wake up."""
@@ -187,6 +188,7 @@ def test_many_children_in_a_hurry(any_server):
     )
 
 
+@pytest.mark.cell("fork", "cache")
 def test_from_inside_a_running_loop(any_server):
     """The child of a coroutine has a loop that looks as if it ran; its own asyncio.run works all the same."""
     forked(

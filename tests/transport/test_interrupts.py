@@ -32,7 +32,8 @@ def test_a_caller_that_waits(any_server):
     assert run_many(port, echo(b"a"), echo(b"b")) == [b"a", b"b"]
 
 
-def test_interrupts_at_random_moments(any_server):
+@pytest.mark.cell("cancellation storm", "blocking")
+def test_interrupts_at_random_moments(any_server, figures):
     """A storm of them, with other threads under way: every reply is the right one, nobody hangs."""
     source = """
         import random, signal, threading, time
@@ -75,9 +76,9 @@ def test_interrupts_at_random_moments(any_server):
         assert not failures, failures
         assert interrupted > 100, interrupted
         ask(cache)
-        print("done")
+        print(interrupted)
     """
-    assert run_script(source, any_server.url) == "done\n"
+    figures(wrong=0, note=f"{int(run_script(source, any_server.url))} calls interrupted by a signal")
 
 
 def test_interrupts_at_every_moment(any_server):

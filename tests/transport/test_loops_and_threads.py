@@ -50,6 +50,7 @@ POLICY = "RACTOGATEWAY_BLOCKING_IN_LOOP"
 # --- event loops -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("loop switch", "cache")
 def test_one_object_in_successive_loops(any_server):
     memory = AsyncRedisChatMemory(any_server.url, config=ChatMemoryConfig(max_turns=100), options=OPTIONS)
 
@@ -186,6 +187,7 @@ def test_a_reply_that_nobody_asked_for(any_server, callers_of):
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("thread storm", "cache", "blocking")
 def test_sixty_four_threads_on_first_use(any_server):
     """One private thread and its connections for all of them, and every reply is the right one."""
     source = """
@@ -239,8 +241,9 @@ def use_all(cache: RedisExactCache, limiter: RedisRateLimiter, memory: RedisChat
     assert cache.invalidate(*REQUEST)
 
 
+@pytest.mark.cell("loop switch", "blocking")
 @pytest.mark.parametrize("by", ["url", "client"])
-def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_server, by):
+def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_server, by, figures):
     """As in a notebook: the loop stands still meanwhile, and the line that made it do so is named, once."""
 
     async def cell() -> list[warnings.WarningMessage]:
@@ -257,6 +260,7 @@ def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_s
     assert sorted(each.lineno for each in caught) == list(range(first + 1, first + 11)), "one a line, at the caller's"
     assert {each.filename for each in caught} == {__file__}
     assert all(".aio" in str(each.message) for each in caught)
+    figures(calls=3 * len(caught), wrong=0)
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("warn", True), ("allow", False), (None, True)])

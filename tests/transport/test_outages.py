@@ -260,6 +260,7 @@ def test_errors_that_are_passed_on_are_not_logged(make, proxy, lines):
 # --- the circuit breaker ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("slow server", "memory")
 def test_calls_fail_at_once_after_many_that_failed(make, proxy):
     options = RedisOptions(timeout_seconds=0.05, breaker_failures=3, breaker_seconds=0.3)
     memory = make("memory", options=options)
@@ -275,6 +276,7 @@ def test_calls_fail_at_once_after_many_that_failed(make, proxy):
     assert call() == 0
 
 
+@pytest.mark.cell("slow server", "memory")
 def test_a_probe_that_is_cancelled_does_not_keep_the_breaker_open(proxy):
     """Whoever finds out whether Redis is back may leave before it is known; somebody else finds out then."""
 

@@ -136,6 +136,7 @@ def assert_immediate(seconds: float) -> None:
 # --- hopeless --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("TLS and credentials", "cache", "limiter", "memory")
 @pytest.mark.parametrize("how", ["wrong password", "no password", "unknown user", "user switched off"])
 @pytest.mark.parametrize("face", URL_FACES)
 def test_credentials(host, tools_of, face, how):
@@ -189,6 +190,7 @@ def test_permissions(host, tools_of, face, rule):
         assert proxy.commands.total() - sent <= 2
 
 
+@pytest.mark.cell("bad bytes at rest", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", FACES)
 def test_keys_of_another_type(host, tools_of, face):
     tools = tools_of(face, host.url)
@@ -263,6 +265,7 @@ def test_tools_do_not_show_their_url(host):
 # --- not now ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("out of memory", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", FACES)
 def test_out_of_memory(host, tools_of, face):
     """Writes are refused at once, with nothing half written; reads go on."""
@@ -282,6 +285,7 @@ def test_out_of_memory(host, tools_of, face):
         call()
 
 
+@pytest.mark.cell("not ready", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", URL_FACES)
 def test_a_disk_that_cannot_be_written(host, tools_of, face):
     """MISCONF: snapshots fail, so writes are refused."""
@@ -301,6 +305,7 @@ def test_a_disk_that_cannot_be_written(host, tools_of, face):
     assert tools.memory.get_history(USER) == []
 
 
+@pytest.mark.cell("not ready", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", URL_FACES)
 @pytest.mark.parametrize("code", ["READONLY", "MASTERDOWN"])
 def test_a_replica(host, tools_of, face, code):
@@ -328,6 +333,7 @@ def test_a_replica(host, tools_of, face, code):
     assert len(patient.memory.get_history(USER)) == 1
 
 
+@pytest.mark.cell("not ready", "cache", "limiter", "memory", "blocking")
 def test_a_server_that_is_loading(tools_of):
     """LOADING: the hasty are told, the patient get their answer as soon as there is one."""
     config: dict[str, str] = {}
@@ -419,6 +425,7 @@ def test_something_that_is_no_redis(tools_of):
 # --- restarts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("kill and restart", "cache", "limiter", "memory")
 @pytest.mark.parametrize("face", URL_FACES)
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_server_that_is_started_anew(face, end, tools_of):

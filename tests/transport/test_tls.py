@@ -95,6 +95,7 @@ def test_blocking_callers(urls):
     assert cache.get("q", "", "m", 0, 1).content == text
 
 
+@pytest.mark.cell("TLS and credentials", "cache", "blocking")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

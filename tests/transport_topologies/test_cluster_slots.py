@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
+import pytest
 from faces import Maker
 from load import BUDGET, Load, Writer
 from probing import Callers, get, put
@@ -114,6 +115,7 @@ def test_slots_move_under_load(nodes):
     assert load.left > 100
 
 
+@pytest.mark.cell("cluster", "limiter", "memory", "blocking")
 def test_slots_move_under_the_tools(nodes):
     """Their scripts touch several keys: while those are apart, a call waits. Nothing is lost, nothing happens twice."""
     over = threading.Event()

@@ -148,6 +148,7 @@ def judge(writer: Writer, memory: RedisChatMemory, began: float, ended: float) -
     assert writer.longest_wait < 10
 
 
+@pytest.mark.cell("Sentinel failover", "limiter", "memory", "blocking")
 def test_a_failover_that_was_asked_for(watched):
     """The old primary goes on serving for seconds. Nobody writes to it any more."""
     old = watched.primary()
@@ -155,6 +156,7 @@ def test_a_failover_that_was_asked_for(watched):
     assert watched.primary() is not old
 
 
+@pytest.mark.cell("Sentinel failover", "limiter", "memory", "blocking")
 def test_a_frozen_primary(watched):
     old = watched.primary()
     watched.set_down_after(NERVOUS_MS)

@@ -106,8 +106,20 @@ async def open_connection(
         StoreError: it could not be made, or not in time.
     """
     connection = _build(url, protocol, credentials)
-    async with closed_on_failure(connection, seconds):
-        await connection.connect()
+    opened: list[Any] = []
+
+    async def greet(connection: Any) -> None:
+        opened.append(connection._writer)  # noqa: SLF001 - gone from there when redis-py has closed it
+        await connection.on_connect()
+
+    connection.redis_connect_func = greet
+    try:
+        async with closed_on_failure(connection, seconds):
+            await connection.connect()
+    except BaseException:
+        for writer in opened:
+            writer.transport.abort()
+        raise
     return connection
 
 
@@ -135,9 +147,15 @@ async def ask(connection: Any, *words: str) -> Any:
 
 
 async def disconnect_quietly(connection: Any) -> None:
-    """Close it, whatever its state."""
+    """Close it, whatever its state.
+
+    At once: redis-py begins the farewell of TLS, which takes until the other side answers, and outlives the loop.
+    """
+    writer = getattr(connection, "_writer", None)
     with contextlib.suppress(Exception):
         await connection.disconnect(nowait=True)
+    if writer is not None:
+        writer.transport.abort()
 
 
 def _build(url: str, protocol: int, credentials: Credentials | None) -> Any:

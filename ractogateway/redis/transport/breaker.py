@@ -13,7 +13,8 @@ import threading
 import time
 
 from ractogateway._forking import renewed_after_fork
-from ractogateway.errors import BreakerOpen, StoreRefused, StoreUnavailable
+from ractogateway.errors import BreakerOpen, StoreNotReady, StoreRefused, StoreUnavailable
+from ractogateway.redis.transport.failures import WRITES_REFUSED
 
 logger = logging.getLogger("ractogateway.redis.transport")
 
@@ -74,10 +75,10 @@ class Breaker:
 
     def ended_badly(self, error: BaseException, *, probe: bool) -> None:
         """The call raised: an outage, an error that the server sent, or a cancellation."""
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, StoreRefused) or (isinstance(error, StoreNotReady) and error.code in WRITES_REFUSED):
+            self.succeeded()  # a server that refuses writes does so at once; open, the breaker would refuse reads, too
+        elif isinstance(error, StoreUnavailable):
             self._failed()
-        elif isinstance(error, StoreRefused):
-            self.succeeded()
         elif probe:  # its outcome will never be known: the next call is the probe
             with self._lock:
                 self._probe_began = _NO_PROBE

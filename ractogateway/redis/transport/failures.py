@@ -31,7 +31,10 @@ class ErrorReply(Exception):
 RETRY_LATER = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY"})
 """Codes of a server that did not execute the command and may do so in a moment."""
 
-_NOT_READY = RETRY_LATER | {"OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE"}
+WRITES_REFUSED = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
+"""Codes of a server that says so at once, and reads on."""
+
+_NOT_READY = RETRY_LATER | WRITES_REFUSED | {"BUSY", "UNKILLABLE"}
 _AUTHENTICATION = frozenset({"WRONGPASS", "NOAUTH", "INVALIDPWD"})
 
 # redis-py strips the code from the text of the errors that it has classes for, so for these the class is the code.

@@ -1,0 +1,89 @@
+"""The matrix is complete: each row is proven for each column, by tests that exist; and FAULTS.md is of this matrix."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fault_cells
+import fault_matrix
+import pytest
+from fault_matrix import COLUMNS, ROWS, Proof, markdown
+from injection import FAULTS
+
+ROOT = Path(__file__).parents[2]
+LISTING = """
+import pytest, sys
+from fault_cells import cells_of
+
+class List:
+    def pytest_collection_finish(self, session):
+        for item in session.items:
+            for fault, columns in cells_of(item):
+                print("CELL", fault, *columns, sep="|")
+
+sys.exit(pytest.main(["--collect-only", "-q", "-m", "cell", *sys.argv[1:]], plugins=[List()]))
+"""
+
+
+def test_every_cell_has_a_test():
+    files = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.cell(" in path.read_text("utf-8")]
+    told = subprocess.run(
+        [sys.executable, "-c", LISTING, *files],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
+    cells = {tuple(line.split("|")[1:]) for line in told.stdout.splitlines() if line.startswith("CELL|")}
+    proven = {(fault, column) for fault, *columns in cells for column in columns}
+    assert {(fault, column) for fault in ROWS for column in COLUMNS} - proven == set()
+
+
+def test_every_fault_is_of_a_row():
+    assert {fault.row for fault in FAULTS.values()} <= set(ROWS)
+    assert len({fault.name for fault in FAULTS.values()}) == len(FAULTS)
+
+
+def test_what_the_report_says_of_a_cell():
+    def proof(column: str, outcome: str = "passed", *figures: dict) -> Proof:
+        return Proof("freeze", column, f"tests/x.py::test_{column}[p]", outcome, list(figures))
+
+    text = markdown(
+        [
+            proof("cache", "passed", {"calls": 1000, "late_ms": 3.21, "wrong": 0}),
+            proof("cache", "passed", {"calls": 500, "late_ms": 12.0, "wrong": 0, "note": "a note"}),
+            proof("limiter", "failed"),
+            proof("memory", "skipped"),
+        ],
+        ["servers: valkey9 9.1"],
+    )
+    assert "| [freeze](#freeze) | held, 2 runs | **1 of 1 failed** | skipped | **no proof** |" in text
+    assert (
+        "| cache | 1,500 calls; 0 wrong; 12.0 ms past the deadline at most; a note | `tests/x.py::test_cache` |" in text
+    )
+    assert "Servers: valkey9 9.1." in text
+
+
+def test_the_page_is_of_this_matrix():
+    page = (ROOT / "FAULTS.md").read_text("utf-8")
+    for fault, row in ROWS.items():
+        assert f"## {fault_matrix._title(fault)}\n\nInjected: {row.injected}." in page
+    assert "no proof" not in page
+    assert "failed**" not in page
+
+
+@pytest.mark.parametrize(
+    "mark", [pytest.mark.cell("no such row", "cache"), pytest.mark.cell("freeze", "no such column")]
+)
+def test_a_marker_that_names_no_cell_is_an_error(request, mark):
+    item = request.node
+    before = list(item.own_markers)
+    item.add_marker(mark)
+    with pytest.raises(AssertionError):
+        fault_cells.cells_of(item)
+    item.own_markers[:] = before

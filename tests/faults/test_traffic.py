@@ -1,0 +1,109 @@
+"""All tools over both faces, under load, through one fault after the other: each keeps its promise, in time, and goes
+on unaided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from books import Book
+from injection import FAULTS, Fault, scene_of
+from servers import ServerNotInstalled
+from traffic import FACES, Traffic
+
+LATE_SECONDS = 1.0
+"""Past its deadline no call may be on any machine. How late calls were is a figure, and no test's business."""
+
+
+@dataclass
+class Storm:
+    """A fault that has passed, and what the callers of the time have to tell."""
+
+    fault: Fault
+    traffic: Traffic
+
+    def book(self, tool: str, face: str) -> Book:
+        return self.traffic.books[tool, face]
+
+
+@pytest.fixture(scope="module")
+def storm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rage_seconds: float) -> Iterator:
+    kind, name = request.param
+    fault = FAULTS[name]
+    with ExitStack() as stack:
+        try:
+            scene = stack.enter_context(scene_of(fault, kind, tmp_path_factory.mktemp("scene")))
+        except ServerNotInstalled as reason:
+            pytest.skip(str(reason))
+        traffic = Traffic(scene.url, stack, forgets=fault.forgets, options={"breaker_seconds": 0.2, **scene.options})
+        traffic.live_through(lambda: fault.raging(scene), seconds=rage_seconds, stops=fault.stops)
+        traffic.settle_accounts()
+        yield Storm(fault, traffic)
+
+
+def storms() -> list:
+    """Each fault on one kind of server, in turn; on the others in the long run."""
+    params = []
+    for number, fault in enumerate(FAULTS.values()):
+        for place, kind in enumerate(fault.kinds):
+            slow = [] if place == number % len(fault.kinds) else [pytest.mark.slow]
+            marks = [pytest.mark.cell(fault.row), *slow]
+            params.append(pytest.param((kind, fault.name), marks=marks, id=f"{fault.name}-{kind}"))
+    return params
+
+
+pytestmark = pytest.mark.parametrize("storm", storms(), indirect=True, scope="module")
+on_each_face = pytest.mark.parametrize("face", FACES)
+
+
+def judged(storm: Storm, tool: str, face: str, figures) -> Book:
+    """What every tool owes."""
+    book = storm.book(tool, face)
+    figures(**book.figures(storm.traffic.overslept))
+    assert book.wrong == []
+    assert book.double == []
+    assert book.lost == []
+    assert book.late < LATE_SECONDS + 10 * storm.traffic.overslept
+    if storm.fault.stops == "all":
+        assert book.failed, "there was no outage"
+    return book
+
+
+@pytest.mark.column("cache")
+@on_each_face
+def test_the_cache_misses_and_is_never_wrong(storm, face, figures):
+    book = judged(storm, "cache", face, figures)
+    if storm.fault.stops == "writes":
+        assert book.read_meanwhile > 0
+
+
+@pytest.mark.column("limiter")
+@on_each_face
+def test_the_limiter_charges_once_and_decides_by_its_policy(storm, face, figures):
+    book = judged(storm, "limiter", face, figures)
+    if storm.fault.stops != "nothing":
+        assert book.degraded > 0, "nobody was served by the policy"
+
+
+@pytest.mark.column("memory")
+@on_each_face
+def test_the_memory_raises_and_keeps_what_it_acknowledged(storm, face, figures):
+    book = judged(storm, "memory", face, figures)
+    if storm.fault.stops == "writes":
+        assert book.failed, "there was no outage"
+        assert book.read_meanwhile > 0
+
+
+@pytest.mark.column("cache", "limiter", "blocking")
+def test_each_change_of_state_makes_one_line(storm):
+    """As many recoveries as outages, neither more than there were calls to tell of them."""
+    said = Counter((level, line.partition(":")[0]) for level, line in storm.traffic.lines)
+    tools = {tool for _, tool in said}
+    assert tools <= {"exact cache", "rate limiter"}, storm.traffic.lines
+    for tool in tools:
+        assert said["WARNING", tool] == said["INFO", tool], storm.traffic.lines
+    if storm.fault.stops == "all":
+        assert tools == {"exact cache", "rate limiter"}
