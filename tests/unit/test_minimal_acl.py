@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 from servers import Server, valkey9, wait_until
 
-from ractogateway.errors import StoreRefused
+from ractogateway.errors import PermissionDenied, StoreRefused
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import (
     AsyncRedisChatMemory,
@@ -57,13 +57,13 @@ def use_cache(where: dict[str, object]) -> None:
     tagged.invalidate_tag("tag")
     fleet = tagged.stats.fleet
     if fleet is None or not fleet.misses:  # what counts never fails a request
-        raise StoreRefused("the counters are out of reach")
+        raise PermissionDenied("the counters are out of reach")
     with pytest.raises(ValueError, match="no answer"):
         tagged.get_or_compute(*REQUEST, fail)
     hasty = RedisExactCache(**where, ttl_seconds=60, on_outage="raise", max_wait_seconds=0.0)
     hasty.get_or_compute(*REQUEST, lambda: ANSWER)
     if hasty.get(*REQUEST) is None:  # failing to give up a lease fails no request, either
-        raise StoreRefused("the lease is still there")
+        raise PermissionDenied("the lease is still there")
     lasting.clear()
 
 
@@ -201,7 +201,7 @@ def test_no_word_of_a_rule_is_too_many(users, tool):
 def is_refused(use: Callable[[dict[str, object]], None], where: dict[str, object]) -> bool:
     try:
         use(where)
-    except StoreRefused:
+    except PermissionDenied:
         return True
     return False
 
