@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+import secrecy
 from servers import FACTORIES, Server, ServerNotInstalled, Servers, no_key_without_ttl
 
 _SERVERS = pytest.StashKey[Servers]()
@@ -26,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(secrecy, "secrecy")
     config.addinivalue_line(
         "markers", "lasting_keys(*patterns): keys (regexes) that `expiring_keys` lets live for ever"
     )
