@@ -200,9 +200,10 @@ def blocking(cache: Any, limiter: Any, memory: Any, dice: random.Random) -> str:
 def odd(cache: Any, limiter: Any, memory: Any, dice: random.Random, user: str) -> str:
     cache.invalidate(*request(dice))
     limiter.wait(user, 5, timeout_seconds=0.05)
+    copy = f"{user}, copied by {id(dice)}"
+    memory.erase(copy)
     memory.append(user, "user", "Hello!")
-    memory.fork(user, f"{user}, again")
-    memory.erase(f"{user}, again")
+    memory.fork(user, copy)
     if dice.random() < 0.02:
         cache.invalidate_tag("all")
     return "odd"

@@ -16,8 +16,10 @@ from servers import no_key_without_ttl
 
 SOAK = Path(__file__).with_name("soak.py")
 
-MAY_GROW = {"rss_mb": 6.0, "connections": 2, "descriptors": 4, "threads": 1, "tasks": 1, "objects": 4_000}
-"""From one plateau to the other: what is busy at one rest and not at another, never what adds up."""
+MAY_GROW = {"rss_mb": 6.0, "connections": 6, "descriptors": 12, "threads": 1, "tasks": 1, "objects": 4_000}
+"""From one plateau to the other: what is about to close at one rest and not at another. A connection that stayed for
+each one killed would add dozens within seconds.
+"""
 
 KEYS_MAY_GROW = 0.2
 
@@ -58,7 +60,7 @@ def grown(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def test_nothing_grows_in_ten_seconds():
-    report = run(7.0, 8)
+    report = run(7.0, 12)
     assert not report["bugs"], report["bugs"][0]
     assert report["done"].keys() >= {"request", "read", "odd", "awaited request", "cancelled", "loop", "kill"}
     assert not grown(report["samples"]), report["samples"]
