@@ -60,7 +60,7 @@ def grown(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def test_nothing_grows_in_ten_seconds():
-    report = run(7.0, 12)
+    report = run(6.0, 8)
     assert not report["bugs"], report["bugs"][0]
     assert report["done"].keys() >= {"request", "read", "odd", "awaited request", "cancelled", "loop", "kill"}
     assert not grown(report["samples"]), report["samples"]

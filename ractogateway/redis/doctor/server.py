@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ractogateway.errors import PermissionDenied
 from ractogateway.redis.doctor.facts import Facts
 from ractogateway.redis.doctor.findings import Finding
 from ractogateway.redis.transport.inspection import Inspection
@@ -74,7 +75,12 @@ def sentinels(inspection: Inspection) -> Iterator[Finding]:
     if inspection.kind != "sentinel":
         return
     for name, error in inspection.lost.items():
-        yield Finding("sentinels", "warning", f"the Sentinel at {name} does not serve: {error}", "see whether it runs")
+        if isinstance(error, PermissionDenied):
+            text = "the ACL of this Sentinel does not let the user ask who else there is"
+            yield Finding("sentinels", "note", text, "ACL SETUSER <user> +sentinel|master, there", (name,))
+        else:
+            text = f"the Sentinel at {name} does not serve: {error}"
+            yield Finding("sentinels", "warning", text, "see whether it runs")
     for name, view in inspection.watchers.items():
         known = int(view.get("num-other-sentinels", "0")) + 1
         quorum = int(view.get("quorum", "0"))
