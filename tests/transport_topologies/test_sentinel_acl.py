@@ -42,7 +42,7 @@ def test_the_least_that_suffices(name):
         one = limiter(url)
         assert one.check_and_consume("u", 10)
         report = asyncio.run(check(url, tools={"limiter": "ractogateway:ratelimit"}))
-        assert [found.level for found in report.findings if found.check == "sentinels"] == ["note"] * 3
+        assert [found.level for found in report.findings if found.check == "sentinels"] == ["note"]
         assert report.findings[-1].level == "ok", "the trial"
         watched.fail_over()
         assert one.check_and_consume("u", 10), "the successor is found with the same rights"
