@@ -75,9 +75,10 @@ def test_nothing_grows_in_an_hour_of_four_minutes(capsys):
     assert not report["bugs"], report["bugs"][0]
     assert not grown(report["samples"]), report["samples"]
     keys = [each["keys"] for each in report["samples"]]
-    quarter = len(keys) // 4
-    # After the longest time to live, as many keys end as are made.
-    assert median(keys[-quarter:]) <= (1 + KEYS_MAY_GROW) * median(keys[-2 * quarter : -quarter]), keys
+    # The second half begins after the longest time to live: from then on as many keys end as are made. How many are
+    # made changes with what else this machine has to do.
+    half = len(keys) // 2
+    assert max(keys[half:]) <= (1 + KEYS_MAY_GROW) * max(keys[:half]), keys
 
 
 @pytest.mark.parametrize("name", MAY_GROW)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -237,3 +239,32 @@ def test_a_wrong_password(any_server):
 def test_bad_input(settings, kind):
     with pytest.raises(kind):
         asyncio.run(check(**{"url": "redis://127.0.0.1:1", **settings}))
+
+
+def test_a_server_that_keeps_its_configuration_to_itself(any_server):
+    """Managed services do."""
+    any_server.command("ACL", "SETUSER", "tenant", "on", ">secret", "~*", "+@all", "-config", "-acl")
+    try:
+        report = examine(any_server.url.replace("redis://", "redis://tenant:secret@"))
+    finally:
+        any_server.command("ACL", "DELUSER", "tenant")
+    assert found(report, "persistence").text.startswith("no append-only file: a restart goes back")
+    assert found(report, "eviction").level == "ok"
+    assert (found(report, "access").level, report.exit_code) == ("note", 1)
+
+
+def test_something_else_that_speaks_the_protocol():
+    """A server that says OK to everything."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(65_536):
+                connection.sendall(b"+OK\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5.0)
+        server = threading.Thread(target=lambda: serve(listener.accept()[0]), daemon=True)
+        server.start()
+        report = examine(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", trial=False, timeout_seconds=3.0)
+        server.join(5.0)
+    assert report.exit_code in (2, 3), report.as_text()

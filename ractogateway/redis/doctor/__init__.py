@@ -4,8 +4,8 @@
     for finding in report.findings:
         print(finding.level, finding.text, finding.advice)
 
-Everything the server tells is gathered once (`facts`), and then looked at by one function a question: `server`,
-`memory`, `persistence`, `connection`, `access`. Last, each tool is used once, the way programs use it (`trial`).
+Everything a server tells is gathered once (`facts`), and then looked at by one function a question, in `server`,
+`storage`, `connection` and `access`. Last, each tool is used once, the way programs use it (`trial`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ractogateway.errors import StoreRefused
@@ -42,18 +42,17 @@ async def dry_run(
     """Let the server try every word, without doing it. Where it does not, `Facts.lacking` stays None."""
     try:
         name = user if user is not None else (await server.ask("ACL", "WHOAMI")).decode()
-        lacking: dict[str, list[str]] = {}
-        for tool, prefix in tools.items():
-            lacking[tool] = [word async for word in _refused(server, name, tool, prefix)]
+        lacking = {tool: await _refused(server, name, tool, prefix) for tool, prefix in tools.items()}
+        of_the_connection = list(_of_the_connection(inspection))
+        verdicts = await _try(server, name, [(*command.split("|"), *words) for command, *words in of_the_connection])
         lacking["connection"] = [
             f"+{command.lower()}"
-            for command, *words in _of_the_connection(inspection)
-            if not _granted(await server.ask("ACL", "DRYRUN", name, *command.split("|"), *words))
+            for (command, *_), verdict in zip(of_the_connection, verdicts, strict=True)
+            if not _granted(verdict)
         ]
     except StoreRefused:
-        facts.forbidden.append("ACL DRYRUN")
-    else:
-        facts.lacking = lacking
+        return
+    facts.lacking = lacking
 
 
 def access(facts: Facts, tools: Mapping[str, str], user: str | None) -> Iterator[Finding]:
@@ -84,19 +83,19 @@ def tracking(facts: Facts, tools: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("tracking", "note", text, "ACL SETUSER <user> +client|tracking, if near_cache_entries= is wanted")
 
 
-async def _refused(server: Inspected, user: str, tool: str, prefix: str) -> AsyncIterator[str]:
+async def _refused(server: Inspected, user: str, tool: str, prefix: str) -> list[str]:
     key = f"{prefix}:{{doctor}}:any"
-    keys_are_refused = False
-    for command in COMMANDS[tool]:
-        verdict = await server.ask("ACL", "DRYRUN", user, *_example(command, key))
-        if _granted(verdict):
-            continue
-        if b"to run the" in verdict:
-            yield f"+{command}"
-        else:
-            keys_are_refused = True
-    if keys_are_refused:
-        yield f"~{pattern(prefix)}:*"
+    commands = COMMANDS[tool]
+    verdicts = await _try(server, user, [_example(command, key) for command in commands])
+    refused = [f"+{command}" for command, verdict in zip(commands, verdicts, strict=True) if b"to run the" in verdict]
+    # Whoever may not run a command is not told about its keys.
+    if any(not _granted(verdict) and b"to run the" not in verdict for verdict in verdicts):
+        refused.append(f"~{pattern(prefix)}:*")
+    return refused
+
+
+async def _try(server: Inspected, user: str, commands: Sequence[Sequence[str]]) -> list[bytes]:
+    return await server.ask_many([("ACL", "DRYRUN", user, *words) for words in commands])
 
 
 def _example(command: str, key: str) -> tuple[str, ...]:
@@ -121,8 +120,8 @@ def pattern(prefix: str) -> str:
     return "".join(f"\\{character}" if character in r"*?[]\\" else character for character in prefix)
 
 
-def _granted(verdict: object) -> bool:
-    return verdict in (b"OK", "OK")
+def _granted(verdict: bytes) -> bool:
+    return verdict == b"OK"
 
 
 def _listed(tools: Mapping[str, str]) -> str:

@@ -91,6 +91,11 @@ async def _gather(
     except (StoreError, TimeoutError) as error:
         text = str(error) or f"it did not answer within {seconds:g} s"
         return Finding("server", "problem", text, "see whether the server runs", (one.name,))
+    except (ValueError, TypeError, AttributeError) as error:
+        text = f"it does not answer as Redis does ({type(error).__name__})"
+        return Finding(
+            "server", "problem", text, "see what it is; a proxy in between may not pass all commands", (one.name,)
+        )
 
 
 def _answers(facts: Facts, inspection: Inspection, tools: Mapping[str, str], user: str | None) -> Iterator[Finding]:

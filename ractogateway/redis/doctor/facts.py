@@ -11,12 +11,8 @@ from ractogateway.errors import PermissionDenied, StoreRefused
 from ractogateway.redis.transport.inspection import Encrypted, Inspected, pairs
 
 _TRIPS = 20
-_SETTINGS = (
-    "save",
-    "stop-writes-on-bgsave-error",
-    "appendfsync",
-    "timeout",
-)
+_FEWEST_TRIPS, _LONG_ENOUGH_SECONDS = 5, 0.5
+_SETTINGS = ("save", "stop-writes-on-bgsave-error", "appendfsync", "timeout")
 
 
 @dataclass
@@ -26,8 +22,8 @@ class Facts:
     Attributes:
         name: its host and port, or its socket.
         info: INFO; empty where that is forbidden.
+        may_ask_info: whether it is not.
         settings: CONFIG GET of some names; empty where that is forbidden.
-        forbidden: what could not be asked.
         trips: seconds that round trips took.
         clock_ahead: seconds by which its clock is ahead of this machine's; None where TIME is forbidden.
         clock_error: how far off that may be.
@@ -39,8 +35,8 @@ class Facts:
     is_local: bool
     encrypted: Encrypted | None
     info: dict[str, str] = field(default_factory=dict)
+    may_ask_info: bool = True
     settings: dict[str, str] = field(default_factory=dict)
-    forbidden: list[str] = field(default_factory=list)
     trips: list[float] = field(default_factory=list)
     clock_ahead: float | None = None
     clock_error: float = 0.0
@@ -76,12 +72,11 @@ async def gather_facts(server: Inspected) -> Facts:
     try:
         facts.info = _fields(await server.ask("INFO"))
     except StoreRefused:
-        facts.forbidden.append("INFO")
+        facts.may_ask_info = False
     for name in _SETTINGS:
         try:
             facts.settings.update(pairs(await server.ask("CONFIG", "GET", name)))
         except StoreRefused:  # renamed or forbidden, as managed services have it
-            facts.forbidden.append("CONFIG GET")
             break
     facts.tracks = await _obstacle_to_tracking(server)
     return facts
@@ -92,15 +87,16 @@ async def _ask_the_time(server: Inspected, facts: Facts) -> None:
     for _ in range(_TRIPS):
         before, start = time.time(), time.perf_counter()
         try:
-            seconds, microseconds = await server.ask("TIME")
+            seconds, microseconds = map(int, await server.ask("TIME"))
         except StoreRefused:
-            facts.forbidden.append("TIME")
             return
         trip = time.perf_counter() - start
         facts.trips.append(trip)
         if trip == min(facts.trips):  # the shortest trip leaves the least doubt
-            facts.clock_ahead = int(seconds) + int(microseconds) / 1e6 - (before + trip / 2)
+            facts.clock_ahead = seconds + microseconds / 1e6 - (before + trip / 2)
             facts.clock_error = trip / 2
+        if len(facts.trips) >= _FEWEST_TRIPS and sum(facts.trips) > _LONG_ENOUGH_SECONDS:
+            return
 
 
 async def _obstacle_to_tracking(server: Inspected) -> str:

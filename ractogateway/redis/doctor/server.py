@@ -15,6 +15,9 @@ _OLDEST_TESTED = (7, 0)
 
 def kind(facts: Facts) -> Iterator[Finding]:
     """Name and version."""
+    if facts.may_ask_info and "redis_version" not in facts.info:
+        yield Finding("server", "problem", "it does not tell what it is: no Redis does that", "see what is there")
+        return
     if not facts.info:
         yield Finding("server", "note", "the ACL forbids INFO: kind, memory, persistence and role were not looked at")
         return

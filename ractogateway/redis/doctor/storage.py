@@ -8,6 +8,7 @@ from ractogateway.redis.doctor.facts import Facts
 from ractogateway.redis.doctor.findings import Finding
 
 _FULL, _FILLING = 0.95, 0.8
+_LOSS = {"always": "nothing", "everysec": "up to a second", "no": "what the system had not written"}
 _MISCONF = "the server refuses every write while that lasts (MISCONF)"
 
 
@@ -55,14 +56,16 @@ def persistence(facts: Facts, tools: Mapping[str, str], *, embedded: bool = Fals
     """What a restart costs, and whether a full disk stops writes."""
     if "aof_enabled" not in facts.info:
         return
+    # None where CONFIG GET is forbidden, as managed services have it.
     appends, snapshots = facts.info["aof_enabled"] == "1", facts.settings.get("save")
     yield from _failing(facts, appends=appends, snapshots=snapshots)
     kept = {"limiter": "budgets", "memory": "conversations"}
     lost = " and ".join(kept[tool] for tool in kept if tool in tools)
     if appends:
-        sync = facts.settings.get("appendfsync", "everysec")
-        loss = {"always": "nothing", "no": "what the system had not written"}.get(sync, "up to a second")
-        yield Finding("persistence", "ok", f"append-only file, appendfsync {sync}: a crash loses {loss}")
+        loss = _LOSS.get(
+            facts.settings.get("appendfsync", ""), "what appendfsync, which could not be looked up, allows"
+        )
+        yield Finding("persistence", "ok", f"append-only file: a crash loses {loss}")
     elif not lost:
         yield Finding("persistence", "ok", "no append-only file: a cache that starts empty is slow, not wrong")
     elif embedded:
@@ -70,6 +73,9 @@ def persistence(facts: Facts, tools: Mapping[str, str], *, embedded: bool = Fals
     elif snapshots == "":
         text = f"nothing is kept on disk: a restart forgets {lost}"
         yield Finding("persistence", "warning", text, "set appendonly yes")
+    elif snapshots is None:
+        text = f"no append-only file: a restart goes back to the last snapshot, if there are any, {lost} with it"
+        yield Finding("persistence", "warning", text, "have the append-only file on")
     else:
         text = f"snapshots only: a restart goes back to the last one, {lost} with it"
         yield Finding("persistence", "warning", text, "set appendonly yes")

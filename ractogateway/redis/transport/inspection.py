@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +58,30 @@ class Inspected:
                 raise failures.server_error(error) from None
             raise failures.lost_connection(error) from None
 
+    async def ask_many(self, commands: Sequence[Sequence[str]]) -> list[Any]:
+        """The replies to several commands, in one round trip.
+
+        Raises:
+            StoreError: the first error reply, or no reply any more.
+        """
+        try:
+            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+            replies = [await self._reply() for _ in commands]
+        except (redis_errors.RedisError, OSError, EOFError) as error:
+            raise failures.lost_connection(error) from None
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise failures.server_error(reply) from None
+        return replies
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except redis_errors.RedisError as error:
+            if not failures.is_server_error(error):
+                raise
+            return error
+
     @property
     def encrypted(self) -> Encrypted | None:
         """What TLS looks like from here; None without it."""
@@ -67,7 +91,7 @@ class Inspected:
         ends = (tls.getpeercert() or {}).get("notAfter")
         expires_at = float(ssl.cert_time_to_seconds(ends)) if isinstance(ends, str) else None
         context = tls.context
-        return Encrypted(context.verify_mode is ssl.CERT_REQUIRED, context.check_hostname, expires_at)
+        return Encrypted(context.verify_mode is not ssl.CERT_NONE, context.check_hostname, expires_at)
 
     @property
     def is_local(self) -> bool:
@@ -137,8 +161,7 @@ async def inspect_url(url: str | None, seconds: float) -> AsyncIterator[Inspecti
                 found.servers.append(Inspected(found.shown, await address.connect(seconds)))
         yield found
     finally:
-        for server in found.servers:
-            await server.close()
+        await asyncio.gather(*(server.close() for server in found.servers))
 
 
 def introduce(address: Address) -> Inspection:
