@@ -18,7 +18,8 @@ ONE_SERVER = "valkey9"  # the differences between servers are the business of `t
 # Tests that watch the clock, or start many processes; the others share the machine two at a time.
 ALONE = [f"tests/{name}" for name in ("cache", "limiter", "memory", "transport", "transport_topologies")]
 TOGETHER = ("-n", "2", "--dist", "loadscope")
-TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
+TRANSPORT_PARTS = ("storm", "fork", "clients", "closing", "heartbeats", "signals", "gevent")
+TRANSPORT = [f"tests/transport/test_{name}.py" for name in TRANSPORT_PARTS]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
 
 
