@@ -291,7 +291,7 @@ def main(url: str, seconds: float, rests: int) -> None:
     for _ in range(rests):
         time.sleep(seconds / rests)
         go_on = traffic.rest()
-        samples.append(count(url))
+        samples.append({**count(url), "done": sum(traffic.done.values())})
         go_on()
     traffic.stop()
     print(json.dumps({"samples": samples, "done": traffic.done, "bugs": traffic.bugs[:5]}))
