@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -14,7 +15,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 ONE_SERVER = "valkey9"  # the differences between servers are the business of `tests`
 TOGETHER = ("-n", "2", "--dist", "loadscope")
-TRANSPORT = [f"tests/transport/test_{name}.py" for name in ("storm", "fork", "clients", "closing", "heartbeats")]
+TRANSPORT_PARTS = ("storm", "fork", "clients", "closing", "heartbeats", "signals", "gevent")
+TRANSPORT = [f"tests/transport/test_{name}.py" for name in TRANSPORT_PARTS]
 REDIS_PY = ["5.3.1", "6.4.0", "7.4.1"]  # the newest is what every other session runs
 
 
@@ -93,6 +95,48 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-I", str(smoke_test), "bare")
         session.install(f"{built}[openai,anthropic,google,embedded]")
         session.run("python", "-I", str(smoke_test), "full")
+
+
+@nox.session(reuse_venv=False)
+def release(session: nox.Session) -> None:
+    """What is published, in ``dist/``: wheel, source distribution, and a bill of materials of all that the wheel needs.
+
+    The bill (CycloneDX) names the releases that were current when it was made, which are those that were tested.
+    """
+    session.install("build", "cyclonedx-bom>=7")
+    output = Path("dist").resolve()
+    shutil.rmtree(output, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(output), silent=True)
+    (wheel,) = output.glob("*.whl")
+    # An environment that holds nothing but the wheel and what it needs: not even pip.
+    users = Path(session.create_tmp()).resolve() / "users"
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(users))
+    python = str(users / "bin" / "python")
+    session.run("python", "-m", "pip", "--python", python, "install", "--quiet", f"{wheel}[all]")
+    bill = output / f"{PROJECT['project']['name']}-{PROJECT['project']['version']}.cdx.json"
+    about = ("--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible")
+    session.run("cyclonedx-py", "environment", *about, "--validate", "--output-file", str(bill), python)
+
+
+@nox.session(reuse_venv=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities in what users install with all extras. Asks the package index's advisory service.
+
+    A package that the service cannot tell of fails the session: silence is not an all-clear.
+    """
+    session.install(".[all]")
+    installed = session.run("pip", "freeze", "--exclude", "ractogateway", silent=True)
+    frozen = Path(session.create_tmp()).resolve() / "requirements.txt"
+    frozen.write_text(str(installed))
+    session.install("pip-audit>=2.7")
+    session.run("pip-audit", "--strict", "--disable-pip", "--no-deps", "--requirement", str(frozen), *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """An hour of traffic in four minutes: does anything grow?"""
+    session.install(".[all]", *group("tests"))
+    session.run("pytest", "tests/test_soak.py", "-m", "slow or not slow", *session.posargs)
 
 
 @nox.session

@@ -7,6 +7,7 @@ or the name of a type: ids and texts are private.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 
@@ -61,6 +62,17 @@ def _shown(number: float) -> str:
     if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
         return f"an int of {number.bit_length()} bits"
     return repr(number)
+
+
+def shown_size(value: object) -> str:
+    """What a repr says in place of private content."""
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return f"<{len(value)} characters>"
+    if isinstance(value, (list, tuple, Mapping)):
+        return f"<{len(value)} items>"
+    return f"<{type(value).__name__}>"
 
 
 def check_ttl(name: str, value: object) -> float | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 
-from ractogateway._checks import check_id
+from ractogateway._checks import check_id, shown_size
 from ractogateway._models import InputModel
 from ractogateway.files import RactoFile
 from ractogateway.prompts import RactoPrompt
@@ -62,17 +62,6 @@ class MessageRole(StrEnum):
     FUNCTION = "function"
 
 
-def _size(value: object) -> str:
-    """What a repr says in place of private content."""
-    if value is None:
-        return "None"
-    if isinstance(value, str):
-        return f"<{len(value)} characters>"
-    if isinstance(value, (list, tuple, dict)):
-        return f"<{len(value)} items>"
-    return f"<{type(value).__name__}>"
-
-
 class _Private(BaseModel):
     """A model some of whose fields hold conversation text; ``_public`` names the ones that a repr may show."""
 
@@ -86,7 +75,7 @@ class _Private(BaseModel):
             if name in self._public:
                 yield name, value
             elif value is not None and not (isinstance(value, (str, list, dict)) and not value):
-                yield name, _Verbatim(_size(value))
+                yield name, _Verbatim(shown_size(value))
         if self.__pydantic_extra__:  # their names are the user's too
             yield "extra", _Verbatim(f"<{len(self.__pydantic_extra__)} fields>")
 

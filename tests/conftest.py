@@ -13,6 +13,7 @@ from pathlib import Path
 import fault_cells
 import pytest
 import redis
+import secrecy
 from servers import FACTORIES, Server, ServerNotInstalled, Servers, no_key_without_ttl
 
 figures = fault_cells.figures
@@ -36,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(secrecy, "secrecy")
     config.addinivalue_line(
         "markers", "lasting_keys(*patterns): keys (regexes) that `expiring_keys` lets live for ever"
     )

@@ -68,6 +68,7 @@ class Maker:
     def __init__(self, face: str, server: Server, stack: ExitStack) -> None:
         self.face = face
         self._server = server
+        self._url = getattr(server, "secret_url", server.url)  # a Sentinel or a cluster has none
         self._stack = stack
         self._portal: BlockingPortal | None = None
         self._client: Any = None
@@ -76,26 +77,26 @@ class Maker:
         return getattr(self, "_" + self.face.replace(" ", "_"))(tool, settings)
 
     def _async_url(self, tool, settings):
-        return Awaited(_ASYNC[tool](url=self._server.url, **settings), self.portal)
+        return Awaited(_ASYNC[tool](url=self._url, **settings), self.portal)
 
     def _async_client(self, tool, settings):
-        return self._over_async_client(tool, settings, redis.asyncio.Redis.from_url, self._server.url)
+        return self._over_async_client(tool, settings, redis.asyncio.Redis.from_url, self._url)
 
     def _async_client_decoded(self, tool, settings):
         make = partial(redis.asyncio.Redis.from_url, decode_responses=True)
-        return self._over_async_client(tool, settings, make, self._server.url)
+        return self._over_async_client(tool, settings, make, self._url)
 
     def _async_fake(self, tool, settings):
         return self._over_async_client(tool, settings, fakeredis.FakeAsyncRedis)
 
     def _blocking_url(self, tool, settings):
-        return _BLOCKING[tool](url=self._server.url, **settings)
+        return _BLOCKING[tool](url=self._url, **settings)
 
     def _blocking_client(self, tool, settings):
-        return self._over_client(tool, settings, lambda: redis.Redis.from_url(self._server.url))
+        return self._over_client(tool, settings, lambda: redis.Redis.from_url(self._url))
 
     def _blocking_client_decoded(self, tool, settings):
-        return self._over_client(tool, settings, lambda: redis.Redis.from_url(self._server.url, decode_responses=True))
+        return self._over_client(tool, settings, lambda: redis.Redis.from_url(self._url, decode_responses=True))
 
     def _blocking_fake(self, tool, settings):
         return self._over_client(tool, settings, fakeredis.FakeRedis)

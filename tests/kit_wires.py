@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from secrecy import SECRET_PROMPT
 from wire_endpoints import CACHED, AnthropicEndpoint, GoogleEndpoint
 
 from ractogateway import ChatConfig, RactoPrompt
@@ -13,7 +14,7 @@ from ractogateway import google_developer_kit as gemini
 from ractogateway import openai_developer_kit as gpt
 from ractogateway._demo.endpoint import StandInEndpoint
 
-HELLO = ChatConfig(user_message="Why is the sky blue?")
+HELLO = ChatConfig(user_message=f"Why is the sky blue? {SECRET_PROMPT}")
 PROMPT = RactoPrompt(role="You are a clerk.", aim="Answer letters.")
 WEATHER = {
     "type": "function",

@@ -12,6 +12,7 @@ from typing import Self
 
 from faces import Maker
 from probing import async_port, blocking_port, get, get_wordily, put
+from secrecy import SECRET_USER
 
 from ractogateway.errors import StoreUnavailable
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
@@ -141,7 +142,7 @@ class Writer(threading.Thread):
 
     def __init__(self, number: int, make: Maker, over: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.conversation, self.user = f"conversation {number}", f"user {number}"
+        self.conversation, self.user = f"conversation {number}", f"{SECRET_USER} {number}"
         self.memory = make("memory", config=ChatMemoryConfig(max_turns=1_000_000), options=_OPTIONS)
         self.limiter = make(
             "limiter", config=RateLimitConfig(max_tokens_per_minute=BUDGET), on_outage="raise", options=_OPTIONS

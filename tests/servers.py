@@ -34,6 +34,7 @@ from typing import Self
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from secrecy import SECRET_PASSWORD
 
 __all__ = [
     "FACTORIES",
@@ -99,6 +100,11 @@ class Server:
     @property
     def url(self) -> str:
         return self.given_url or f"redis://{self.host}:{self.port}/0"
+
+    @property
+    def secret_url(self) -> str:
+        """The same with a password that nobody may see; see `secrecy`."""
+        return self.given_url or self.url.replace("redis://", f"redis://secret:{SECRET_PASSWORD}@")
 
     @property
     def unix_url(self) -> str:
@@ -216,6 +222,7 @@ class Server:
 
     def _write_config(self) -> None:
         own = {"port": str(self.port), "unixsocket": str(self.directory / "socket"), "dir": str(self.directory)}
+        own["user secret on"] = f">{SECRET_PASSWORD} ~* &* +@all"
         lines = {**_CONFIG, **own, "appendonly": "yes" if self.aof else "no", **self.config}
         text = "".join(f"{name} {value}\n" for name, value in lines.items())
         (self.directory / "config").write_text(text)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from ractogateway._checks import shown_size
 from ractogateway.messages import LLMResponse
 
 __all__ = ["CacheCounters", "CacheRequest", "CacheStats", "ComputingCache", "ExactCache"]
@@ -67,6 +68,13 @@ class CacheRequest(NamedTuple):
     temperature: float
     max_tokens: int
     context: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"CacheRequest(user_message={shown_size(self.user_message)}, "
+            f"system_prompt={shown_size(self.system_prompt)}, model={self.model!r}, "
+            f"temperature={self.temperature!r}, max_tokens={self.max_tokens!r}, context={shown_size(self.context)})"
+        )
 
 
 class ExactCache(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, PlainValidator, field_validator
 
-from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl
+from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl, shown_size
 from ractogateway._models import InputModel
 
 __all__ = [
@@ -180,7 +180,7 @@ class RateLimitParent:
         config: its limits, and the prefix of its keys.
     """
 
-    id: str
+    id: str = field(repr=False)
     config: RateLimitConfig
 
 
@@ -191,3 +191,6 @@ class RateLimitCharge(NamedTuple):
     tokens: int = 1
     request_id: str | None = None
     parents: Sequence[str | RateLimitParent] = ()
+
+    def __repr__(self) -> str:
+        return f"RateLimitCharge(user_id={shown_size(self.user_id)}, tokens={self.tokens!r})"

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from probing import Watch, own_server
 from proxy import Proxy
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import wait_until
 
 from ractogateway.errors import StoreUnavailable
@@ -19,8 +20,8 @@ from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 from ractogateway.redis._cache.store import AnswerStore
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer")
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER)
 NOWHERE = "redis://127.0.0.1:1/0"
 HASTY = RedisOptions(timeout_seconds=0.05)
 PATIENT = RedisOptions(timeout_seconds=10.0)
@@ -67,7 +68,7 @@ def test_without_redis_threads_compute_once():
 
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(cache.get_or_compute, *REQUEST, compute) for _ in range(8)]
-        assert {answer.result(20).content for answer in answers} == {"answer"}
+        assert {answer.result(20).content for answer in answers} == {SECRET_ANSWER}
     assert len(computed) == 1
 
 
@@ -302,7 +303,7 @@ def test_a_server_without_room_stores_nothing_and_reads_on():
         cache.put(*ask(1), ANSWER)
         assert cache.get_or_compute(*ask(2), lambda: ANSWER) is ANSWER
         assert [cache.get(*ask(number)) is not None for number in range(3)] == [True, False, False]
-        assert cache.get(*REQUEST).content == "answer"
-        assert cache.get_or_compute(*REQUEST, lambda: 1 / 0).content == "answer"
+        assert cache.get(*REQUEST).content == SECRET_ANSWER
+        assert cache.get_or_compute(*REQUEST, lambda: 1 / 0).content == SECRET_ANSWER
         server.command("CONFIG", "SET", "maxmemory", 0)
         wait_until(lambda: cache.get_or_compute(*ask(1), lambda: ANSWER).cached, what="room")

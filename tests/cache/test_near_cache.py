@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 from probing import own_server
 from proxy import Proxy
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import Server, wait_until
 
 from ractogateway.cache.fingerprint import fingerprint
@@ -24,8 +25,8 @@ from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptio
 from ractogateway.redis.transport import TrackedPort, tracking
 from ractogateway.redis.transport.exchange import Exchange
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer", parsed={"list": [1]}, usage=Usage(total_tokens=10))
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER, parsed={"list": [1]}, usage=Usage(total_tokens=10))
 PATIENT = RedisOptions(timeout_seconds=10.0, breaker_failures=1_000_000)
 
 
@@ -69,7 +70,8 @@ def test_a_copy_is_served_without_asking(server):
     hits += [cache.get_or_compute(*REQUEST, lambda: 1 / 0), *cache.get_many([REQUEST])]
     assert reads(server) == before
     assert all(
-        (hit.content, hit.cached, hit.usage, hit.saved_usage) == ("answer", True, Usage(), ANSWER.usage) for hit in hits
+        (hit.content, hit.cached, hit.usage, hit.saved_usage) == (SECRET_ANSWER, True, Usage(), ANSWER.usage)
+        for hit in hits
     )
     assert cache.stats.hits >= 52
 
@@ -80,7 +82,7 @@ def test_what_a_caller_does_to_its_hit_is_its_own_business(any_server):
     kept(cache, *REQUEST)
     for _ in range(3):
         hit = cache.get(*REQUEST)
-        assert (hit.content, hit.parsed, hit.tool_calls) == ("answer", {"list": [1]}, [])
+        assert (hit.content, hit.parsed, hit.tool_calls) == (SECRET_ANSWER, {"list": [1]}, [])
         hit.content = "changed"
         hit.parsed["list"].append(2)
         hit.tool_calls.append("changed")
@@ -90,7 +92,7 @@ def test_requests_that_look_alike_are_told_apart(any_server):
     cache = near(any_server.url)
     cache.put("1", "", "m", 0, 1, ANSWER)
     kept(cache, "1", "", "m", 0, 1)
-    assert cache.get("1", "", "m", 0.0, 1, context={}).content == "answer"
+    assert cache.get("1", "", "m", 0.0, 1, context={}).content == SECRET_ANSWER
     assert cache.get("1", "", "m", 0.0, 1, context={"history": []}) is None
     with pytest.raises(InvalidTypeError):
         cache.get("1", "", "m", False, 1)
@@ -188,7 +190,7 @@ def test_a_stale_answer_is_no_near_hit(any_server):
     )
     cache.put(*REQUEST, ANSWER)
     wait_until(lambda: cache.get(*REQUEST) is None, what="the end of its time")
-    assert cache.get_or_compute(*REQUEST, lambda: LLMResponse(content="new")).content == "answer"
+    assert cache.get_or_compute(*REQUEST, lambda: LLMResponse(content="new")).content == SECRET_ANSWER
     wait_until(lambda: cache.get(*REQUEST) is not None, what="the new answer")
 
 
@@ -245,7 +247,7 @@ def test_a_loop_that_was_stopped_serves_nothing_old(any_server, monkeypatch):
             await asyncio.sleep(0.01)
         with any_server.client() as client:
             client.delete(*client.keys("*:e:*"))
-        assert (await cache.get(*REQUEST)).content == "answer", "nobody has been told yet"
+        assert (await cache.get(*REQUEST)).content == SECRET_ANSWER, "nobody has been told yet"
         time.sleep(0.35)  # noqa: ASYNC251 - what such programs do
         assert await cache.get(*REQUEST) is None
 
@@ -257,7 +259,7 @@ def test_without_tracking_there_are_no_copies_and_no_harm():
         cache = RedisExactCache(url=server.url, ttl_seconds=60, near_cache_entries=10, on_outage="raise")
         cache.put(*REQUEST, ANSWER)
         for _ in range(20):
-            assert cache.get(*REQUEST).content == "answer"
+            assert cache.get(*REQUEST).content == SECRET_ANSWER
         assert copies(cache) == 0
 
 

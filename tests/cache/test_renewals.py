@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable
 
 import pytest
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisOptions
 from ractogateway.redis._cache import flights
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer")
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER)
 PATIENT = RedisOptions(timeout_seconds=10.0)  # busy machines are slow
 
 
@@ -48,7 +49,7 @@ def test_tags_of_an_entry_and_of_a_lease_are_asked_about_together(any_server, mo
             await asyncio.sleep(0.01)
         assert (await cache.get_or_compute(*REQUEST, model, tags=["second"])).cached
         monkeypatch.setattr(flights.calls, "look_up", lambda *args, **named: asked.append(1) or look_up(*args, **named))
-        assert (await cache.get_or_compute(*REQUEST, Model())).content == "answer"
+        assert (await cache.get_or_compute(*REQUEST, Model())).content == SECRET_ANSWER
         assert len(asked) == 2
         # Without an answer the lease counts, and its tags are asked about, too.
         other = AsyncRedisExactCache(url=any_server.url, ttl_seconds=60, options=PATIENT)
@@ -98,7 +99,7 @@ def test_a_refresh_in_vain_is_not_tried_again_at_once(any_server, outcome):
         while await cache.get(*REQUEST):  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.01)
         for _ in range(50):
-            assert (await cache.get_or_compute(*REQUEST, compute)).content == "answer"
+            assert (await cache.get_or_compute(*REQUEST, compute)).content == SECRET_ANSWER
             await asyncio.sleep(0.002)
         assert len(tried) == 1
         with any_server.client() as client:  # and again when the lease has ended

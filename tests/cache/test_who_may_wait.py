@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from secrecy import SECRET_PROMPT
 from servers import Server, wait_until
 
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 from ractogateway.redis._cache import flights
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
 PATIENT = RedisOptions(timeout_seconds=10.0)  # busy machines are slow
 SOON_SECONDS = flights.LEASE_SECONDS / 2
 """Much less than any of the waits that would end these tests otherwise."""

@@ -6,13 +6,14 @@ from contextlib import ExitStack
 
 import pytest
 from faces import FACES, Maker
+from secrecy import SECRET_ANSWER, SECRET_PROMPT, SECRET_USER
 
 from ractogateway.errors import RactoGatewayError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import BudgetLeases, RateLimitCharge, RateLimitConfig, RateLimitParent
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer")
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER)
 
 BAD_IDS = [(None, TypeError), (7, TypeError), (b"x", TypeError), ("", ValueError)]
 BAD_TOKENS = [
@@ -63,31 +64,31 @@ def test_ids(make, bad, kind):
     refused(kind, limiter.reset, bad)
     refused(kind, limiter.reserve, bad, 1)
     refused(kind, limiter.wait, bad, 1, timeout_seconds=1)
-    refused(kind, limiter.consume_many, [("u", 1), (bad, 1)])
-    refused(kind, limiter.consume, "u", 1, parents=["org", bad])
-    refused(kind, limiter.reserve, "u", 1, parents=[RateLimitParent(bad, RateLimitConfig())])
+    refused(kind, limiter.consume_many, [(SECRET_USER, 1), (bad, 1)])
+    refused(kind, limiter.consume, SECRET_USER, 1, parents=["org", bad])
+    refused(kind, limiter.reserve, SECRET_USER, 1, parents=[RateLimitParent(bad, RateLimitConfig())])
     refused(kind, memory.append, bad, "user", "hi")
     refused(kind, memory.get_history, bad)
     refused(kind, memory.count, bad)
     refused(kind, memory.clear, bad)
     if bad is not None:  # None: no request id
-        refused(kind, limiter.consume, "u", 1, request_id=bad)
-        refused(kind, limiter.reserve, "u", 1, request_id=bad)
-        refused(kind, limiter.consume_many, [RateLimitCharge("u", 1, bad)])
+        refused(kind, limiter.consume, SECRET_USER, 1, request_id=bad)
+        refused(kind, limiter.reserve, SECRET_USER, 1, request_id=bad)
+        refused(kind, limiter.consume_many, [RateLimitCharge(SECRET_USER, 1, bad)])
         refused(kind, memory.append, "c", "user", "hi", request_id=bad)
 
 
 @pytest.mark.parametrize(("bad", "kind"), BAD_TOKENS)
 def test_token_counts(make, bad, kind):
     limiter = make("limiter")
-    refused(kind, limiter.check_and_consume, "u", bad)
-    refused(kind, limiter.consume, "u", bad)
-    refused(kind, limiter.consume, "u", bad, parents=["org"])
-    refused(kind, limiter.reserve, "u", bad)
-    refused(kind, limiter.wait, "u", bad, timeout_seconds=1)
-    refused(kind, limiter.consume_many, [("u", 1), ("u", bad)])
+    refused(kind, limiter.check_and_consume, SECRET_USER, bad)
+    refused(kind, limiter.consume, SECRET_USER, bad)
+    refused(kind, limiter.consume, SECRET_USER, bad, parents=["org"])
+    refused(kind, limiter.reserve, SECRET_USER, bad)
+    refused(kind, limiter.wait, SECRET_USER, bad, timeout_seconds=1)
+    refused(kind, limiter.consume_many, [(SECRET_USER, 1), (SECRET_USER, bad)])
     if bad != 0 or isinstance(bad, bool):
-        refused(kind, limiter.peek, "u", bad)
+        refused(kind, limiter.peek, SECRET_USER, bad)
     refused(kind, make("cache").put, "q", "", "m", 0.0, bad, ANSWER)
 
 
@@ -183,9 +184,9 @@ def test_local_shares(make, share, kind):
 @pytest.mark.parametrize(("bad", "kind"), [*BAD_TTLS, (32 * 86_400, ValueError), (None, TypeError)])
 def test_durations(make, bad, kind):
     limiter = make("limiter")
-    refused(kind, limiter.reserve, "u", 1, lease_seconds=bad)
+    refused(kind, limiter.reserve, SECRET_USER, 1, lease_seconds=bad)
     if bad not in (0, 0.0009) or isinstance(bad, bool):  # not to wait at all is legal
-        refused(kind, limiter.wait, "u", 1, timeout_seconds=bad)
+        refused(kind, limiter.wait, SECRET_USER, 1, timeout_seconds=bad)
 
 
 @pytest.mark.parametrize(
@@ -195,32 +196,34 @@ def test_durations(make, bad, kind):
         (b"org", TypeError),
         ({"org"}, TypeError),
         (None, TypeError),
-        (["u"], ValueError),
+        ([SECRET_USER], ValueError),
         (["org", "org"], ValueError),
         ([RateLimitParent("org", {"max_tokens_per_minute": 1})], TypeError),
     ],
 )
 def test_parents_that_are_none(make, parents, kind):
     limiter = make("limiter", config=RateLimitConfig(max_tokens_per_day=1))
-    refused(kind, limiter.consume, "u", 1, parents=parents)
-    refused(kind, limiter.reserve, "u", 1, parents=parents)
+    refused(kind, limiter.consume, SECRET_USER, 1, parents=parents)
+    refused(kind, limiter.reserve, SECRET_USER, 1, parents=parents)
 
 
-@pytest.mark.parametrize("charges", ["u", {"u": 1}, None, ["u"], [()], [("u", 1, None, (), 5)], [["u", 1]]])
+@pytest.mark.parametrize(
+    "charges", [SECRET_USER, {"u": 1}, None, [SECRET_USER], [()], [(SECRET_USER, 1, None, (), 5)], [[SECRET_USER, 1]]]
+)
 def test_charges_that_are_none(make, charges):
     refused((TypeError, ValueError), make("limiter").consume_many, charges)
 
 
 def test_more_charges_than_one_round_trip_should_hold(make):
-    refused(ValueError, make("limiter").consume_many, [("u", 1)] * 1_001)
+    refused(ValueError, make("limiter").consume_many, [(SECRET_USER, 1)] * 1_001)
 
 
 def test_what_was_used(make):
     for bad, kind in BAD_TOKENS[1:]:
-        reservation = make("limiter", on_outage="raise").reserve("u", 2)
+        reservation = make("limiter", on_outage="raise").reserve(SECRET_USER, 2)
         refused(kind, reservation.settle, bad)
         assert reservation.cancel()
-    make("limiter").reset("u")
+    make("limiter").reset(SECRET_USER)
     if "fake" not in make.face:
         make._server.flush()  # records of what was cancelled
 

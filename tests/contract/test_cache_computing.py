@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import wait_until
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.parametrize(
     "server", ["valkey9", pytest.param("redis8", marks=SLOW), pytest.param("redis7", marks=SLOW)], indirect=True
 )
 
-REQUEST = ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="Paris", usage=Usage(total_tokens=15), raw=object())
+REQUEST = (SECRET_PROMPT, "Be brief.", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER, usage=Usage(total_tokens=15), raw=object())
 
 
 class Model:
@@ -59,8 +60,13 @@ def test_computed_once_then_stored(make):
     first = cache.get_or_compute(*REQUEST, model)
     assert first is ANSWER, "what was paid for comes as it came"
     second = cache.get_or_compute(*REQUEST, never)
-    assert (second.content, second.cached, second.usage, second.saved_usage) == ("Paris", True, Usage(), ANSWER.usage)
-    assert cache.get(*REQUEST).content == "Paris"
+    assert (second.content, second.cached, second.usage, second.saved_usage) == (
+        SECRET_ANSWER,
+        True,
+        Usage(),
+        ANSWER.usage,
+    )
+    assert cache.get(*REQUEST).content == SECRET_ANSWER
     assert (model.calls, len(cache)) == (1, 1)
     stats = cache.stats
     assert (stats.misses, stats.hits, stats.saved_tokens) == (1, 2, 30)
@@ -69,7 +75,7 @@ def test_computed_once_then_stored(make):
 def test_what_was_put_is_not_computed(make):
     cache = make("cache", ttl_seconds=60)
     cache.put(*REQUEST, ANSWER, context={"history": ["x"]})
-    assert cache.get_or_compute(*REQUEST, never, context={"history": ["x"]}).content == "Paris"
+    assert cache.get_or_compute(*REQUEST, never, context={"history": ["x"]}).content == SECRET_ANSWER
     assert not cache.get_or_compute(*REQUEST, Model()).cached
 
 
@@ -82,7 +88,7 @@ def test_many_callers_one_computation(make):
         answers = [answer.result(20.0) for answer in answers]
     assert model.calls == 1
     assert sorted(answer.cached for answer in answers) == [False] + [True] * 11
-    assert all(answer.content == "Paris" for answer in answers)
+    assert all(answer.content == SECRET_ANSWER for answer in answers)
     assert len({id(answer) for answer in answers}) == 12
     stats = cache.stats
     assert (stats.misses, stats.coalesced + stats.hits, stats.saved_tokens) == (1, 11, 11 * 15)
@@ -120,7 +126,7 @@ def test_an_error_is_its_callers_alone(make):
         failing.gate.set()
         with pytest.raises(ZeroDivisionError, match="mine"):
             first.result(20.0)
-        assert all(other.result(20.0).content == "Paris" for other in others)
+        assert all(other.result(20.0).content == SECRET_ANSWER for other in others)
     assert (failing.calls, working.calls) == (1, 1)
 
 
@@ -137,7 +143,7 @@ def test_whoever_was_disappointed_waits_for_the_next_one(make):
         with pytest.raises(TimeoutError):
             others[0].result(0.3)
         slow.gate.set()
-        assert {other.result(20.0).content for other in others} == {"Paris"}
+        assert {other.result(20.0).content for other in others} == {SECRET_ANSWER}
         with pytest.raises(ZeroDivisionError):
             first.result(20.0)
     assert slow.calls == 1
@@ -155,7 +161,7 @@ def test_an_answer_that_may_not_be_stored_is_its_callers_alone(make, reason):
         cut.gate.set()
         assert first.result(20.0).content == "Par"
         assert second.result(20.0) is ANSWER
-    assert cache.get(*REQUEST).content == "Paris"
+    assert cache.get(*REQUEST).content == SECRET_ANSWER
 
 
 def test_a_sample_is_nobody_elses(make):
@@ -236,7 +242,7 @@ def test_a_computation_outlives_its_lease(make, monkeypatch):
             second.result(0.4)
         slow.gate.set()
         assert first.result(20.0) is ANSWER
-        assert second.result(20.0).content == "Paris"
+        assert second.result(20.0).content == SECRET_ANSWER
 
 
 def test_a_wait_is_bounded(make):
@@ -262,7 +268,7 @@ def test_an_unreadable_entry_is_computed_anew(make, server):
         client.append(key, "x")
     assert cache.get(*REQUEST) is None
     assert cache.get_or_compute(*REQUEST, Model()) is ANSWER
-    assert cache.get(*REQUEST).content == "Paris"
+    assert cache.get(*REQUEST).content == SECRET_ANSWER
     assert cache.stats.corrupt >= 2
 
 
@@ -303,7 +309,7 @@ def test_bad_arguments(make):
         with pytest.raises(InvalidTypeError, match="compute"):
             cache.get_or_compute(*REQUEST, compute)
     with pytest.raises(InvalidTypeError, match="compute must return an LLMResponse, not str"):
-        cache.get_or_compute(*REQUEST, lambda: "Paris")
+        cache.get_or_compute(*REQUEST, lambda: SECRET_ANSWER)
     with pytest.raises(InvalidTypeError, match="tags"):
         cache.get_or_compute(*REQUEST, never, tags="france")
     with pytest.raises(InvalidValueError, match="ttl_seconds"):

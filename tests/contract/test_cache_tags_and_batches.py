@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from secrecy import SECRET_ANSWER, SECRET_PROMPT, SECRET_USER
 from servers import wait_until
 
 from ractogateway.cache import CacheCounters, CacheRequest
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse, Usage
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer", usage=Usage(total_tokens=10))
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER, usage=Usage(total_tokens=10))
 
 
 def ask(number: int) -> CacheRequest:
@@ -40,20 +41,20 @@ def test_a_tag_forgets_its_entries_and_no_others(make):
 def test_what_is_stored_after_a_tag_was_invalidated_lives(make):
     cache = make("cache", ttl_seconds=60)
     for content in ("first", "second"):
-        cache.put(*REQUEST, LLMResponse(content=content), tags=["t", "u"])
+        cache.put(*REQUEST, LLMResponse(content=content), tags=["t", SECRET_USER])
         assert cache.get(*REQUEST).content == content
-        cache.invalidate_tag("u")
+        cache.invalidate_tag(SECRET_USER)
         assert cache.get(*REQUEST) is None
     cache.put(*REQUEST, ANSWER)
     cache.invalidate_tag("t")
-    assert cache.get(*REQUEST).content == "answer", "it carries no tag any more"
+    assert cache.get(*REQUEST).content == SECRET_ANSWER, "it carries no tag any more"
     assert len(cache) == 1
 
 
 def test_a_computed_answer_carries_its_tags(make):
     cache = make("cache", ttl_seconds=60)
     cache.get_or_compute(*REQUEST, lambda: ANSWER, tags=["t"])
-    assert cache.get_or_compute(*REQUEST, lambda: 1 / 0).content == "answer", "whatever the reader's own tags are"
+    assert cache.get_or_compute(*REQUEST, lambda: 1 / 0).content == SECRET_ANSWER, "whatever the reader's own tags are"
     assert cache.get_or_compute(*REQUEST, lambda: 1 / 0, tags=["v", "t"]).cached
     cache.invalidate_tag("t")
     assert cache.get_or_compute(*REQUEST, lambda: LLMResponse(content="new"), tags=["v"]).content == "new"
@@ -117,8 +118,8 @@ def test_a_request_is_a_tuple_and_its_context_counts(make):
     cache = make("cache", ttl_seconds=60)
     context = {"history": ["x"]}
     cache.put_many([(CacheRequest(*REQUEST, context), ANSWER)], ttl_seconds=30, tags=["t"])
-    assert cache.get_many([REQUEST, (*REQUEST, context), CacheRequest(*REQUEST)])[1].content == "answer"
-    assert cache.get(*REQUEST, context=context).content == "answer"
+    assert cache.get_many([REQUEST, (*REQUEST, context), CacheRequest(*REQUEST)])[1].content == SECRET_ANSWER
+    assert cache.get(*REQUEST, context=context).content == SECRET_ANSWER
     cache.invalidate_tag("t")
     assert cache.get_many([(*REQUEST, context)]) == [None]
 
@@ -131,7 +132,7 @@ def test_batches_that_cannot_be(make):
     for requests in ([()], [REQUEST[:4]], [(*REQUEST, None, None)]):
         with pytest.raises(InvalidValueError):
             cache.get_many(requests)
-    for items in ("text", [REQUEST[0]], [(REQUEST, "answer")], [("text", ANSWER)]):
+    for items in ("text", [REQUEST[0]], [(REQUEST, SECRET_ANSWER)], [("text", ANSWER)]):
         with pytest.raises(InvalidTypeError):
             cache.put_many(items)
     with pytest.raises(InvalidValueError):

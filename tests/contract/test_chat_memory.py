@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from secrecy import SECRET_PROMPT
 from servers import wait_until
 
 from ractogateway.errors import RevisionConflict
@@ -31,10 +32,10 @@ def tool_turn(number: int) -> list[dict]:
 
 def test_a_conversation_is_kept_in_order(make):
     memory = make("memory", config=ChatMemoryConfig(max_turns=20, ttl_seconds=1800))
-    memory.append("session-abc", "user", "Hello!")
+    memory.append("session-abc", "user", SECRET_PROMPT)
     memory.append("session-abc", "assistant", "Hi, how can I help?")
     assert memory.get_history("session-abc") == [
-        {"role": "user", "content": "Hello!"},
+        {"role": "user", "content": SECRET_PROMPT},
         {"role": "assistant", "content": "Hi, how can I help?"},
     ]
     assert memory.count("session-abc") == 2

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import wait_until
 
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import FinishReason, LLMResponse, ToolCall, Usage
 
-REQUEST = ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 256)
+REQUEST = (SECRET_PROMPT, "Be brief.", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(
-    content="Paris",
+    content=SECRET_ANSWER,
     thinking="Easy.",
-    parsed={"city": "Paris", "none": None, "list": [1, 2.5, True]},
+    parsed={"city": SECRET_ANSWER, "none": None, "list": [1, 2.5, True]},
     tool_calls=[ToolCall(id="c1", name="look_up", arguments={"q": "Paris"}, arguments_json='{"q":"Paris"}')],
     finish_reason=FinishReason.TOOL_CALLS,
     usage=Usage(prompt_tokens=12, completion_tokens=3, total_tokens=15, cached_tokens=4, reasoning_tokens=1),
@@ -55,10 +56,10 @@ def test_texts_of_any_kind(make, text):
     "other",
     [
         ("What is the capital of Spain?", "Be brief.", "gpt-4o", 0.0, 256),
-        ("What is the capital of France?", "Be long.", "gpt-4o", 0.0, 256),
-        ("What is the capital of France?", "Be brief.", "gpt-4o-mini", 0.0, 256),
-        ("What is the capital of France?", "Be brief.", "gpt-4o", 0.1, 256),
-        ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 257),
+        (SECRET_PROMPT, "Be long.", "gpt-4o", 0.0, 256),
+        (SECRET_PROMPT, "Be brief.", "gpt-4o-mini", 0.0, 256),
+        (SECRET_PROMPT, "Be brief.", "gpt-4o", 0.1, 256),
+        (SECRET_PROMPT, "Be brief.", "gpt-4o", 0.0, 257),
         ("What is the capital of France?Be brief.", "", "gpt-4o", 0.0, 256),
         ("", "What is the capital of France?Be brief.", "gpt-4o", 0.0, 256),
     ],

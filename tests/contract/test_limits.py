@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from secrecy import SECRET_USER
 from servers import wait_until
 
 from ractogateway.redis import BudgetLeases, RateLimitCharge, RateLimitConfig, RateLimitParent
@@ -15,64 +16,70 @@ ALL = RateLimitConfig(max_tokens_per_minute=1_000, max_requests_per_minute=3, ma
 
 def test_an_operation_is_charged_to_all_limits_or_to_none(make):
     limiter = make("limiter", config=ALL, on_outage="raise")
-    assert limiter.consume("u", 600).remaining == 400
-    refused = limiter.consume("u", 401)
+    assert limiter.consume(SECRET_USER, 600).remaining == 400
+    refused = limiter.consume(SECRET_USER, 401)
     assert (refused.allowed, refused.violated, refused.remaining) == (False, "tokens_per_window", 400)
-    assert limiter.consume("u", 100).allowed
-    assert limiter.peek("u", 300).allowed
-    assert limiter.consume("u", 100).allowed
-    refused = limiter.consume("u", 1)
+    assert limiter.consume(SECRET_USER, 100).allowed
+    assert limiter.peek(SECRET_USER, 300).allowed
+    assert limiter.consume(SECRET_USER, 100).allowed
+    refused = limiter.consume(SECRET_USER, 1)
     assert (refused.allowed, refused.violated, refused.remaining) == (False, "requests_per_minute", 200)
     assert 59 < refused.retry_after_seconds <= 60.001
-    assert (limiter.peek("u").allowed, limiter.peek("u").violated) == (False, "requests_per_minute")
+    assert (limiter.peek(SECRET_USER).allowed, limiter.peek(SECRET_USER).violated) == (False, "requests_per_minute")
 
 
 def test_the_day_is_a_limit_of_its_own(make):
     config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.05, max_tokens_per_day=150)
     limiter = make("limiter", config=config, on_outage="raise")
-    assert limiter.consume("u", 100).allowed
-    wait_until(lambda: limiter.consume("u", 40).allowed, what="the end of the window")
-    refused = limiter.consume("u", 20)
+    assert limiter.consume(SECRET_USER, 100).allowed
+    wait_until(lambda: limiter.consume(SECRET_USER, 40).allowed, what="the end of the window")
+    refused = limiter.consume(SECRET_USER, 20)
     assert (refused.violated, refused.remaining) == ("tokens_per_day", 10)
     assert refused.retry_after_seconds > 86_000
-    assert limiter.get_remaining("u") == 10
+    assert limiter.get_remaining(SECRET_USER) == 10
 
 
 def test_what_can_never_pass_is_said_to_be_so(make):
     limiter = make("limiter", config=RateLimitConfig(max_tokens_per_day=500), on_outage="raise")
     for decide in (limiter.consume, limiter.peek, lambda *args: limiter.wait(*args, timeout_seconds=9)):
-        refused = decide("u", 501)
+        refused = decide(SECRET_USER, 501)
         assert (refused.allowed, refused.retry_after_seconds, refused.violated) == (False, math.inf, "tokens_per_day")
-    assert limiter.get_remaining("u") == 500
+    assert limiter.get_remaining(SECRET_USER) == 500
 
 
 def test_a_request_id_is_charged_to_all_limits_once(make):
     limiter = make("limiter", config=ALL, on_outage="raise")
     for _ in range(5):
-        assert limiter.consume("u", 500, request_id="r").allowed
-    assert limiter.get_remaining("u") == 500
-    assert limiter.consume("u", 1).allowed
-    assert limiter.consume("u", 1).allowed
+        assert limiter.consume(SECRET_USER, 500, request_id="r").allowed
+    assert limiter.get_remaining(SECRET_USER) == 500
+    assert limiter.consume(SECRET_USER, 1).allowed
+    assert limiter.consume(SECRET_USER, 1).allowed
 
 
 def test_reset_gives_every_limit_back(make):
     config = RateLimitConfig(max_requests_per_minute=1, max_tokens_per_day=10_000, max_concurrent=1)
     limiter = make("limiter", config=config, on_outage="raise")
     for _ in range(2):
-        assert limiter.reserve("u", 10_000).decision.allowed
-        assert not limiter.reserve("u", 1).decision.allowed
-        limiter.reset("u")
-    assert limiter.get_remaining("u") == 10_000
+        assert limiter.reserve(SECRET_USER, 10_000).decision.allowed
+        assert not limiter.reserve(SECRET_USER, 1).decision.allowed
+        limiter.reset(SECRET_USER)
+    assert limiter.get_remaining(SECRET_USER) == 10_000
 
 
 def test_many_at_once_are_decided_each_on_its_own(make):
     limiter = make("limiter", config=TOKENS, on_outage="raise")
-    charges = [("u", 600), RateLimitCharge("v", 1_001), ("v", 1_000), RateLimitCharge("u", 400, request_id="r"), ("w",)]
+    charges = [
+        (SECRET_USER, 600),
+        RateLimitCharge("v", 1_001),
+        ("v", 1_000),
+        RateLimitCharge(SECRET_USER, 400, request_id="r"),
+        ("w",),
+    ]
     decisions = limiter.consume_many(charges)
     assert [decision.allowed for decision in decisions] == [True, False, True, True, True]
     assert [decisions[place].remaining for place in (2, 4)] == [0, 999]
     assert sorted(decisions[place].remaining for place in (0, 3)) in ([0, 400], [0, 600])
-    assert limiter.consume_many([RateLimitCharge("u", 400, request_id="r")])[0].allowed
+    assert limiter.consume_many([RateLimitCharge(SECRET_USER, 400, request_id="r")])[0].allowed
     assert sum(decision.allowed for decision in limiter.consume_many([("x", 300)] * 5)) == 3
     assert limiter.consume_many([]) == []
 
@@ -108,22 +115,22 @@ def test_slots_of_parents(make):
 def test_waiting_charges_as_soon_as_it_can(make):
     config = RateLimitConfig(max_tokens_per_minute=100, window_seconds=0.1, max_requests_per_minute=50)
     limiter = make("limiter", config=config, on_outage="raise")
-    limiter.consume("u", 80)
-    assert limiter.wait("u", 20, timeout_seconds=0).remaining == 0
-    waited = limiter.wait("u", 80, timeout_seconds=9)
+    limiter.consume(SECRET_USER, 80)
+    assert limiter.wait(SECRET_USER, 20, timeout_seconds=0).remaining == 0
+    waited = limiter.wait(SECRET_USER, 80, timeout_seconds=9)
     assert (waited.allowed, waited.violated, waited.retry_after_seconds) == (True, None, 0.0)
 
 
 def test_waiting_ends_with_its_time(make):
     limiter = make("limiter", config=TOKENS, on_outage="raise")
-    limiter.consume("u", 1_000)
+    limiter.consume(SECRET_USER, 1_000)
     began = time.monotonic()
-    refused = limiter.wait("u", 1, timeout_seconds=0.03)
+    refused = limiter.wait(SECRET_USER, 1, timeout_seconds=0.03)
     assert time.monotonic() - began > 0.025
     assert (refused.allowed, refused.violated) == (False, "tokens_per_window")
     assert 55 < refused.retry_after_seconds <= 60.001
-    limiter.reset("u")
-    assert limiter.wait("u", 1_000, timeout_seconds=5).allowed, "the place in the queue was given up"
+    limiter.reset(SECRET_USER)
+    assert limiter.wait(SECRET_USER, 1_000, timeout_seconds=5).allowed, "the place in the queue was given up"
 
 
 def test_slices_of_the_budget_are_spent_and_not_overspent(make):
@@ -132,8 +139,8 @@ def test_slices_of_the_budget_are_spent_and_not_overspent(make):
     other = make("limiter", config=config, budget_leases=leases, on_outage="raise")
     allowed = 0
     for _ in range(150):
-        allowed += 7 * sum(each.consume("u", 7).allowed for each in (limiter, other))
+        allowed += 7 * sum(each.consume(SECRET_USER, 7).allowed for each in (limiter, other))
     assert 900 < allowed <= 1_000
-    assert limiter.consume("u", 100).retry_after_seconds > 59
-    limiter.reset("u")
-    assert limiter.consume("u", 1_000).allowed
+    assert limiter.consume(SECRET_USER, 100).retry_after_seconds > 59
+    limiter.reset(SECRET_USER)
+    assert limiter.consume(SECRET_USER, 1_000).allowed

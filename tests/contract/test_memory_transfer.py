@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from secrecy import SECRET_USER
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis import ChatMemoryConfig, Encryption
@@ -142,9 +143,9 @@ def test_a_conversation_of_the_older_layout_is_brought_over(make, older, any_ser
     older({"role": "user", "content": "é日本"}, *turn(0))
     memory = make("memory")
     assert memory.get_history("session-abc") == []
-    assert memory.migrate("session-abc", user_id="u") == 3
+    assert memory.migrate("session-abc", user_id=SECRET_USER) == 3
     assert memory.get_history("session-abc") == [{"role": "user", "content": "é日本"}, *turn(0)]
-    assert memory.conversations("u") == ["session-abc"]
+    assert memory.conversations(SECRET_USER) == ["session-abc"]
     assert any_server.command("EXISTS", "ractogateway:memory:session-abc") == 0
     assert memory.migrate("session-abc") == 0
     assert memory.count("session-abc") == 3

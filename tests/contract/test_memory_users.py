@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from secrecy import SECRET_USER
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis import ChatMemoryConfig, Erasure
 
-AWKWARD_IDS = ["u", "{", "}", "{}", "*", "a:b", "\ud800", "日本", "x" * 5_000, " ", "\x00", "a\nb"]
+AWKWARD_IDS = [SECRET_USER, "{", "}", "{}", "*", "a:b", "\ud800", "日本", "x" * 5_000, " ", "\x00", "a\nb"]
 
 
 @pytest.fixture
@@ -17,22 +18,22 @@ def make(make_on_one):
 
 def test_a_user_has_the_conversations_that_were_written_for_them(make):
     memory = make("memory", config=ChatMemoryConfig(ttl_seconds=60))
-    memory.append("a", "user", "hi", user_id="u")
-    memory.extend("b", [{"role": "user", "content": "hi"}], user_id="u")
+    memory.append("a", "user", "hi", user_id=SECRET_USER)
+    memory.extend("b", [{"role": "user", "content": "hi"}], user_id=SECRET_USER)
     memory.append("b", "assistant", "ho")  # nobody has to say so twice
     memory.append("c", "user", "hi", user_id="v")
     memory.append("d", "user", "hi")
-    assert memory.conversations("u") == ["a", "b"]
+    assert memory.conversations(SECRET_USER) == ["a", "b"]
     assert memory.conversations("v") == ["c"]
     assert memory.conversations("w") == []
 
 
 def test_every_way_to_write_takes_a_user(make):
     memory = make("memory")
-    memory.replace("a", [{"role": "user", "content": "hi"}], user_id="u")
+    memory.replace("a", [{"role": "user", "content": "hi"}], user_id=SECRET_USER)
     memory.fork("a", "b")
-    memory.import_("c", memory.export("a"), user_id="u")
-    assert memory.conversations("u") == ["a", "b", "c"]
+    memory.import_("c", memory.export("a"), user_id=SECRET_USER)
+    assert memory.conversations(SECRET_USER) == ["a", "b", "c"]
 
 
 def test_users_and_conversations_of_any_name(make):
@@ -46,16 +47,16 @@ def test_users_and_conversations_of_any_name(make):
 
 
 def test_users_of_tenants_and_prefixes_share_nothing(make):
-    make("memory", namespace="acme").append("c", "user", "hi", user_id="u")
-    make("memory", config=ChatMemoryConfig(key_prefix="app")).append("c", "user", "hi", user_id="u")
-    assert make("memory").conversations("u") == []
-    assert make("memory").erase_user("u") == Erasure(0, 0, 0)
+    make("memory", namespace="acme").append("c", "user", "hi", user_id=SECRET_USER)
+    make("memory", config=ChatMemoryConfig(key_prefix="app")).append("c", "user", "hi", user_id=SECRET_USER)
+    assert make("memory").conversations(SECRET_USER) == []
+    assert make("memory").erase_user(SECRET_USER) == Erasure(0, 0, 0)
     assert make("memory", namespace="acme").count("c") == 1
 
 
 def test_nobody_else_writes_to_a_conversation(make):
     memory = make("memory")
-    memory.append("c", "user", "hi", user_id="u")
+    memory.append("c", "user", "hi", user_id=SECRET_USER)
     with pytest.raises(InvalidValueError, match="another user"):
         memory.append("c", "user", "me too", user_id="v")
     with pytest.raises(InvalidValueError, match="another user"):
@@ -66,28 +67,28 @@ def test_nobody_else_writes_to_a_conversation(make):
 
 def test_a_cleared_conversation_is_not_shown_and_stays_its_users(make):
     memory = make("memory")
-    memory.append("c", "user", "hi", user_id="u")
+    memory.append("c", "user", "hi", user_id=SECRET_USER)
     memory.clear("c")
-    assert memory.conversations("u") == []
+    assert memory.conversations(SECRET_USER) == []
     with pytest.raises(InvalidValueError, match="another user"):
         memory.append("c", "user", "hi", user_id="v")
     memory.append("c", "user", "hi")
-    assert memory.conversations("u") == ["c"]
+    assert memory.conversations(SECRET_USER) == ["c"]
 
 
 def test_a_request_id_works_for_a_user_too(make):
     memory = make("memory")
-    first = memory.append("c", "user", "hi", user_id="u", request_id="r")
-    assert memory.append("c", "user", "hi", user_id="u", request_id="r") == first == 1
+    first = memory.append("c", "user", "hi", user_id=SECRET_USER, request_id="r")
+    assert memory.append("c", "user", "hi", user_id=SECRET_USER, request_id="r") == first == 1
     assert memory.count("c") == 1
 
 
 def test_erasing_a_conversation_tells_what_went(make):
     memory = make("memory")
-    memory.extend("c", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}], user_id="u")
+    memory.extend("c", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}], user_id=SECRET_USER)
     assert memory.erase("c") == Erasure(conversations=1, messages=2, evicted=0)
     assert memory.get_history("c") == []
-    assert memory.conversations("u") == []
+    assert memory.conversations(SECRET_USER) == []
     assert memory.erase("c") == Erasure(0, 0, 0)
     memory.append("c", "user", "hi", user_id="v")  # it is nobody's now
     assert memory.conversations("v") == ["c"]
@@ -97,12 +98,12 @@ def test_erasing_a_user_takes_every_copy_and_nobody_elses(make, any_server):
     memory = make("memory", config=ChatMemoryConfig(max_turns=1, on_evict=failing_hook))
     for conversation in ("a", "b"):
         for number in range(3):
-            memory.append(conversation, "user", f"secret {number}", user_id="u")
+            memory.append(conversation, "user", f"secret {number}", user_id=SECRET_USER)
     memory.fork("a", "copy")
     memory.append("other", "user", "hi", user_id="v")
     memory.append("nobody's", "user", "hi")
-    assert memory.erase_user("u") == Erasure(conversations=3, messages=3, evicted=4)
-    assert memory.conversations("u") == []
+    assert memory.erase_user(SECRET_USER) == Erasure(conversations=3, messages=3, evicted=4)
+    assert memory.conversations(SECRET_USER) == []
     assert (memory.count("other"), memory.count("nobody's")) == (1, 1)
     if "fake" not in make.face:
         with any_server.client() as client:

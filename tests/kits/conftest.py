@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from secrecy import SECRET_ANSWER, SECRET_PASSWORD
 
+from ractogateway._demo import answers
 from ractogateway._demo.endpoint import StandInEndpoint
 from ractogateway.openai_developer_kit import ChatConfig, LLMResponse, OpenAIDeveloperKit
 
@@ -52,7 +54,7 @@ def asks() -> dict[str, Ask]:
 
 @pytest.fixture(scope="session")
 def _endpoint() -> Iterator[StandInEndpoint]:
-    with StandInEndpoint() as endpoint:
+    with StandInEndpoint(api_key=SECRET_PASSWORD) as endpoint:
         yield endpoint
 
 
@@ -69,6 +71,12 @@ def endpoint(_endpoint: StandInEndpoint) -> StandInEndpoint:
 def _no_certificate_store(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each client reads it, for 25 ms: more than the rest of most tests here, and the stand-in speaks plain HTTP.
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_args, **_kwargs: None)
+
+
+@pytest.fixture(autouse=True)
+def _secret_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = answers._sentence
+    monkeypatch.setattr(answers, "_sentence", lambda digest: f"{SECRET_ANSWER} {sentence(digest)}")
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from secrecy import SECRET_PROMPT
 
 from ractogateway.cache import ExactMatchCache
 from ractogateway.openai_developer_kit import ChatConfig, FinishReason, LLMResponse, StreamChunk, Usage
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
-HELLO = ChatConfig(user_message="Hello")
+HELLO = ChatConfig(user_message=f"Hello {SECRET_PROMPT}")
 
 
 class Counting(ExactMatchCache):

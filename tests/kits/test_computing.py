@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 from pydantic import BaseModel
+from secrecy import SECRET_PROMPT
 
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
@@ -22,7 +23,7 @@ from ractogateway.errors import (
 )
 from ractogateway.openai_developer_kit import ChatConfig, LLMResponse, OpenAIDeveloperKit, Usage
 
-HELLO = ChatConfig(user_message="Hello")
+HELLO = ChatConfig(user_message=f"Hello {SECRET_PROMPT}")
 SLOW = "slow-100"  # milliseconds
 
 

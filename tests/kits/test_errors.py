@@ -17,6 +17,7 @@ from email.utils import formatdate
 import openai
 import pytest
 from pydantic import BaseModel
+from secrecy import SECRET_PROMPT
 
 from ractogateway._kit.failures import retry_after_seconds
 from ractogateway._kit.request import identify
@@ -38,7 +39,7 @@ from ractogateway.openai_developer_kit import ChatConfig, RactoPrompt
 from ractogateway.openai_developer_kit.address import resolve
 from ractogateway.openai_developer_kit.sdk import ClientSettings
 
-HELLO = ChatConfig(user_message="Hello")
+HELLO = ChatConfig(user_message=f"Hello {SECRET_PROMPT}")
 
 
 @pytest.mark.parametrize(

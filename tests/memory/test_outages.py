@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import pytest
 import redis
+from secrecy import SECRET_ANSWER, SECRET_PROMPT, SECRET_USER
 from servers import Server, valkey9
 
 from ractogateway.errors import StoreNotReady, StoreUnavailable
 from ractogateway.redis import ChatMemoryConfig, RedisChatMemory, RedisOptions
 
-TURN = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi!"}]
+TURN = [{"role": "user", "content": SECRET_PROMPT}, {"role": "assistant", "content": SECRET_ANSWER}]
 HASTY = RedisOptions(timeout_seconds=0.3, stall_seconds=0.2)
 
 CALLS = {
-    "append": lambda memory: memory.append("c", "user", "x", user_id="u"),
+    "append": lambda memory: memory.append("c", "user", "x", user_id=SECRET_USER),
     "extend": lambda memory: memory.extend("c", TURN),
     "replace": lambda memory: memory.replace("c", TURN),
     "pop": lambda memory: memory.pop("c"),
@@ -29,9 +30,9 @@ CALLS = {
     "export": lambda memory: memory.export("c"),
     "import_": lambda memory: memory.import_("d", '{"role":"user","content":"x"}'),
     "migrate": lambda memory: memory.migrate("c"),
-    "conversations": lambda memory: memory.conversations("u"),
+    "conversations": lambda memory: memory.conversations(SECRET_USER),
     "erase": lambda memory: memory.erase("c"),
-    "erase_user": lambda memory: memory.erase_user("u"),
+    "erase_user": lambda memory: memory.erase_user(SECRET_USER),
     "deliver_evicted": lambda memory: memory.deliver_evicted("c"),
 }
 
@@ -46,7 +47,7 @@ def memory_at(server: Server) -> RedisChatMemory:
     config = ChatMemoryConfig(on_evict=lambda *_: None)
     memory = RedisChatMemory(server.url, config=config, options=HASTY)
     memory.clear("c")
-    memory.extend("c", TURN, user_id="u")
+    memory.extend("c", TURN, user_id=SECRET_USER)
     return memory
 
 
@@ -73,7 +74,7 @@ def test_a_full_server_still_reads_pops_clears_and_erases(own_server):
                 CALLS[name](memory)
         assert memory.get_history("c", last=1) == memory.get_history("c") == TURN
         assert memory.pop("c") == TURN[1]
-        assert memory.erase_user("u").messages == 1
+        assert memory.erase_user(SECRET_USER).messages == 1
     finally:
         own_server.command("CONFIG", "SET", "maxmemory", 0)
 

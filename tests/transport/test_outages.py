@@ -15,14 +15,15 @@ from anyio.from_thread import start_blocking_portal
 from faces import Maker
 from probing import outcome
 from proxy import Proxy
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import wait_until
 
 from ractogateway.errors import NotSent, RactoGatewayError, StoreUnavailable
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisChatMemory, RateLimitConfig, RedisExactCache, RedisOptions
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
-ANSWER = LLMResponse(content="answer")
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
+ANSWER = LLMResponse(content=SECRET_ANSWER)
 OPTIONS = RedisOptions(timeout_seconds=0.07, breaker_failures=2, breaker_seconds=0.05)
 LIMITS = RateLimitConfig(max_tokens_per_minute=100)
 
@@ -74,7 +75,7 @@ def test_a_cache_that_raises(make, proxy):
         unavailable(lambda: cache.put(*REQUEST, ANSWER))
         assert cache.stats.size is None
     recovered(lambda: cache.put(*REQUEST, ANSWER))
-    assert cache.get(*REQUEST).content == "answer"
+    assert cache.get(*REQUEST).content == SECRET_ANSWER
 
 
 # --- limiter ---------------------------------------------------------------------------------------------------------

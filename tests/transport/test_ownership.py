@@ -16,6 +16,7 @@ import pytest
 import redis
 import redis.asyncio
 from probing import Callers, echo
+from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import Server, wait_until
 
 from ractogateway.messages import LLMResponse
@@ -30,7 +31,7 @@ from ractogateway.redis import (
     transport,
 )
 
-REQUEST = ("question", "", "gpt-4o", 0.0, 256)
+REQUEST = (SECRET_PROMPT, "", "gpt-4o", 0.0, 256)
 OPTIONS = RedisOptions(timeout_seconds=10.0)
 BLOCKING = RedisExactCache, RedisRateLimiter, RedisChatMemory
 AWAITING = AsyncRedisExactCache, AsyncRedisRateLimiter, AsyncRedisChatMemory
@@ -79,8 +80,8 @@ def grace(monkeypatch):
 def use(tool: object) -> None:
     match tool:
         case RedisExactCache():
-            tool.put(*REQUEST, LLMResponse(content="answer"))
-            assert tool.get(*REQUEST).content == "answer"
+            tool.put(*REQUEST, LLMResponse(content=SECRET_ANSWER))
+            assert tool.get(*REQUEST).content == SECRET_ANSWER
         case RedisRateLimiter():
             assert tool.check_and_consume("user", 1)
         case RedisChatMemory():
@@ -91,8 +92,8 @@ def use(tool: object) -> None:
 async def use_awaiting(tool: object) -> None:
     match tool:
         case AsyncRedisExactCache():
-            await tool.put(*REQUEST, LLMResponse(content="answer"))
-            assert (await tool.get(*REQUEST)).content == "answer"
+            await tool.put(*REQUEST, LLMResponse(content=SECRET_ANSWER))
+            assert (await tool.get(*REQUEST)).content == SECRET_ANSWER
         case AsyncRedisRateLimiter():
             assert await tool.check_and_consume("user", 1)
         case AsyncRedisChatMemory():

@@ -6,14 +6,18 @@ import math
 import typing
 
 import pytest
+from secrecy import SECRET_PROMPT, SECRET_USER
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.messages import ChatConfig
 from ractogateway.prompts import RactoPrompt
 from ractogateway.redis import (
     AsyncRedisExactCache,
+    CacheRequest,
     ChatMemoryConfig,
+    RateLimitCharge,
     RateLimitConfig,
+    RateLimitParent,
     RedisExactCache,
     RedisOptions,
 )
@@ -103,3 +107,13 @@ def test_urls_that_mean_nothing(url):
 def test_annotations_can_be_read_at_run_time(face):
     """Frameworks that inject dependencies do so."""
     assert "client" in typing.get_type_hints(face.__init__)
+
+
+def test_values_do_not_show_whose_they_are():
+    parent = RateLimitParent(SECRET_USER, RateLimitConfig())
+    charge = RateLimitCharge(SECRET_USER, 5, SECRET_USER, [parent])
+    request = CacheRequest(SECRET_PROMPT, SECRET_PROMPT, "gpt-4o", 0.0, 256, {"history": [SECRET_PROMPT]})
+    shown = repr([charge, parent, request])
+    assert "secret-" not in shown
+    assert "tokens=5" in shown
+    assert "gpt-4o" in shown

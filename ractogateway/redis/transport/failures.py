@@ -37,6 +37,9 @@ WRITES_REFUSED = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 _NOT_READY = RETRY_LATER | WRITES_REFUSED | {"BUSY", "UNKILLABLE"}
 _AUTHENTICATION = frozenset({"WRONGPASS", "NOAUTH", "INVALIDPWD"})
 
+_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""How the ACL refuses what a script calls; the second is Redis 7.0's."""
+
 # redis-py strips the code from the text of the errors that it has classes for, so for these the class is the code.
 _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
     ("NoScriptError", "NOSCRIPT"),
@@ -62,7 +65,7 @@ def server_error_code(error: Exception) -> str:
         if name in names:
             return code
     text = str(error).removeprefix("ERR ")
-    if text.startswith("ACL failure in script"):
+    if text.startswith(_FORBIDDEN_IN_SCRIPT):
         return "NOPERM"
     word = text.split(" ", 1)[0].rstrip(":")
     return word if word.isalpha() and word.isupper() else "ERR"

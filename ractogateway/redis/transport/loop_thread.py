@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Coroutine
@@ -30,7 +31,16 @@ _EXIT_SECONDS = 2.0
 
 
 class NoThread(Exception):
-    """The interpreter is too far gone to start a thread."""
+    """The interpreter is too far gone to start a thread, or threads are none in this process (gevent, eventlet)."""
+
+
+def threads_are_patched() -> bool:
+    """Whether gevent or eventlet made greenlets of threads: a private event loop would stop all of them for ever."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    return bool(
+        (gevent is not None and gevent.is_module_patched("threading"))
+        or (eventlet is not None and eventlet.is_monkey_patched("thread"))
+    )
 
 
 class Lane:
@@ -71,6 +81,8 @@ class LoopThread:
     _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self) -> None:
+        if threads_are_patched():
+            raise NoThread
         self._inbox: deque[tuple[Lane, Exchange]] = deque()
         self._awake = False
         self._ended = False
@@ -91,7 +103,7 @@ class LoopThread:
         """The thread of this process, started if need be.
 
         Raises:
-            NoThread: late in the exit of the interpreter.
+            NoThread: see there.
         """
         thread = cls.current
         if thread is None or not thread.alive:

@@ -47,14 +47,14 @@ class SentinelAddress(Address):
         self._url = parts = HostsUrl.parse(url, _DEFAULT_PORT)
         if len(parts.path) not in (1, 2) or not parts.path[0]:
             raise InvalidValueError("url must name the service: redis+sentinel://host,host/service or …/service/db")
-        self._service = parts.path[0]
-        self._database = parts.path[1] if len(parts.path) > 1 else "0"
-        if not (self._database.isascii() and self._database.isdigit()):
+        self.service = parts.path[0]
+        self.database = parts.path[1] if len(parts.path) > 1 else "0"
+        if not (self.database.isascii() and self.database.isdigit()):
             raise InvalidValueError("url has a database that is not a number")
         user, password = parts.option("sentinel_username"), parts.option("sentinel_password")
         self._sentinel_credentials = f"{quote(user or '', safe='')}:{quote(password, safe='')}" if password else ""
-        self._sentinels = parts.hosts
-        check_options(self._server_url(self._sentinels[0]), credentials)
+        self.sentinels = parts.hosts
+        check_options(self._server_url(self.sentinels[0]), credentials)
 
     async def connect(self, seconds: float) -> Any:
         """To the primary, for as long as it is the primary."""
@@ -72,7 +72,7 @@ class SentinelAddress(Address):
         """
         tried: set[Host] = set()
         failure: StoreUnavailable | None = None
-        for host in self._sentinels:
+        for host in self.sentinels:
             try:
                 primary = await self._ask(host)
                 if primary is None or primary in tried:
@@ -93,7 +93,7 @@ class SentinelAddress(Address):
             StoreError: none does.
         """
         failure: StoreUnavailable | None = None
-        for host in self._sentinels:
+        for host in self.sentinels:
             try:
                 return await self._open_sentinel(host)
             except StoreUnavailable as error:
@@ -107,18 +107,30 @@ class SentinelAddress(Address):
             StoreError: it does not answer; the connection is closed then.
         """
         async with closed_on_failure(sentinel, _SENTINEL_SECONDS):
-            return _host(await ask(sentinel, *_QUESTION, self._service))
+            return _host(await ask(sentinel, *_QUESTION, self.service))
+
+    async def told_by(self, host: Host) -> Any:
+        """What the Sentinel there knows of the service: names and values, by turns.
+
+        Raises:
+            StoreError: it cannot be reached, or has not heard of the service.
+        """
+        sentinel = await self._open_sentinel(host)
+        async with closed_on_failure(sentinel, _SENTINEL_SECONDS):
+            known = await ask(sentinel, "SENTINEL", "MASTER", self.service)
+        await disconnect_quietly(sentinel)
+        return known
 
     def resolve(self) -> str:
         """The URL of the primary, as the first Sentinel tells that answers."""
         failure: Exception | None = None
-        for host in self._sentinels:
+        for host in self.sentinels:
             options = {"socket_timeout": _SENTINEL_SECONDS, "socket_connect_timeout": _SENTINEL_SECONDS}
             try:
                 with redis.Redis.from_url(
                     self._sentinel_url(host), protocol=2, retry=Retry(NoBackoff(), 0), **options
                 ) as client:
-                    primary = _host(client.execute_command(*_QUESTION, self._service, NEVER_DECODE=True))
+                    primary = _host(client.execute_command(*_QUESTION, self.service, NEVER_DECODE=True))
             except (redis_errors.RedisError, OSError) as error:
                 failure = error
             else:
@@ -154,10 +166,10 @@ class SentinelAddress(Address):
 
     def _prefer(self, host: Host) -> None:
         """Ask the one that was right first next time: a dead one would cost its time limit again."""
-        self._sentinels = tuple(sorted(self._sentinels, key=lambda known: known != host))
+        self.sentinels = tuple(sorted(self.sentinels, key=lambda known: known != host))
 
     def _server_url(self, host: Host) -> str:
-        return self._url.of_server(host, database=self._database)
+        return self._url.of_server(host, database=self.database)
 
     def _sentinel_url(self, host: Host) -> str:
         return self._url.of_sentinel(host, self._sentinel_credentials)

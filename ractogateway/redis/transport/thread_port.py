@@ -1,4 +1,8 @@
-"""The port of blocking callers without a client of their own."""
+"""The port of blocking callers without a client of their own.
+
+Where no private thread can be had, a plain redis-py client stands in for it: late in the exit of the interpreter, and
+in processes whose threads are greenlets (gevent, eventlet), where its sockets let the other greenlets run.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ractogateway.errors import NotSent, RactoGatewayError, StoreTimeout
+from ractogateway.errors import InvalidValueError, NotSent, RactoGatewayError, StoreTimeout
 from ractogateway.redis.transport.asyncio_port import AsyncioPort
 from ractogateway.redis.transport.blocking_port import BlockingPort
 from ractogateway.redis.transport.breaker import Breaker
@@ -22,8 +26,9 @@ from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.links import close_endpoint
-from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread
+from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread, threads_are_patched
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
+from ractogateway.redis.transport.sentinel import SentinelAddress
 from ractogateway.redis.transport.types import BlockingClient
 
 T = TypeVar("T")
@@ -38,7 +43,7 @@ class ThreadPort(BlockingPort, RetryingPort):
         self._lanes: list[Lane | None] = [None, None]
         self._closed = False
         endpoint.users.add(self)
-        self._spare: ClientPort | None = None
+        self._spare: tuple[ClientPort, BlockingClient] | None = None
 
     @property
     def is_cluster(self) -> bool:
@@ -88,6 +93,9 @@ class ThreadPort(BlockingPort, RetryingPort):
     async def aclose(self) -> None:
         self._closed = True
         self._endpoint.users.discard(self)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[1].close()
         thread = LoopThread.current
         if not self._endpoint.users and thread is not None:
             thread.wait_for(close_endpoint(self._endpoint))
@@ -114,13 +122,19 @@ class ThreadPort(BlockingPort, RetryingPort):
         return verdict
 
     def _spare_port(self) -> ClientPort:
-        """Late in the exit of the interpreter no thread can be started any more: then a plain client has to do."""
-        if self._spare is None:
-            self._spare = ClientPort(self._plain_client())
-        return self._spare
+        spare = self._spare
+        if spare is None:
+            client = self._plain_client()
+            spare = self._spare = ClientPort(client), client
+        return spare[0]
 
     def _plain_client(self) -> BlockingClient:
         address = self._endpoint.address
+        if isinstance(address, SentinelAddress) and threads_are_patched():
+            raise InvalidValueError(
+                "redis+sentinel:// needs threads, and this process made greenlets of them: give "
+                "client=redis.sentinel.Sentinel(...).master_for(service), which follows a failover"
+            )
         kind = redis.cluster.RedisCluster if address.is_cluster else redis.Redis
         url = address.resolve()
         # redis-py 5 would take the certificate of any other host; options in the URL win over this one.
@@ -131,6 +145,7 @@ class ThreadPort(BlockingPort, RetryingPort):
             socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
             credential_provider=address.credentials,
+            max_connections=self._endpoint.options.max_in_flight,
             **options,
         )
 

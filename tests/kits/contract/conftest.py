@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kit_tools import Tools
 from kit_wires import WIRES, Wire
+from secrecy import SECRET_PASSWORD
 
 from ractogateway._demo.endpoint import StandInEndpoint
 
@@ -19,7 +20,7 @@ def wire(request) -> Wire:
 
 @pytest.fixture(scope="module")
 def _server(wire) -> Iterator[StandInEndpoint]:
-    with wire.endpoint() as endpoint:
+    with wire.endpoint(api_key=SECRET_PASSWORD) as endpoint:
         yield endpoint
 
 

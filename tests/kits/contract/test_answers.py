@@ -26,7 +26,7 @@ def test_an_answer_has_the_same_shape_whoever_gave_it(ask, make, wire):
     assert (answer.finish_reason, answer.parsed, answer.tool_calls) == (FinishReason.STOP, None, [])
     assert (answer.model, answer.cached, answer.saved_usage) == ("think", False, None)
     used = answer.usage
-    assert used.prompt_tokens == 5
+    assert used.prompt_tokens == count_tokens(HELLO.user_message)
     assert used.completion_tokens == count_tokens(answer.thinking + answer.content)
     assert used.total_tokens == used.prompt_tokens + used.completion_tokens
     assert used.reasoning_tokens == count_tokens(answer.thinking)

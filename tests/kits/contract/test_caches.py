@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kit_wires import HELLO, PROMPT, WEATHER, WIRES, Person
+from secrecy import SECRET_PASSWORD
 
 from ractogateway import ChatConfig
 from ractogateway._demo.endpoint import StandInEndpoint
@@ -64,7 +65,7 @@ def test_everything_that_shapes_an_answer_is_its_own_entry(ask, make):
 @pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_the_same_question_to_another_provider_or_server_is_another_entry(ask, asks, make):
     cache = ExactMatchCache()
-    with StandInEndpoint() as other:
+    with StandInEndpoint(api_key=SECRET_PASSWORD) as other:
         kits = [make(exact_cache=cache), make(exact_cache=cache, base_url=other.base_url)]
         for wire in list(WIRES.values())[1:]:
             with wire.endpoint() as endpoint:
