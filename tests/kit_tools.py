@@ -14,11 +14,14 @@ from ractogateway.redis import (
     RateLimitConfig,
     RedisChatMemory,
     RedisExactCache,
+    RedisOptions,
     RedisRateLimiter,
 )
 
 LIMIT = 100_000
 USER, CONVERSATION = "CANARY-user", "CANARY-conversation"
+PATIENT = RedisOptions(timeout_seconds=20.0)
+"""On a busy machine a cache's 0.1 s are over soon, and what was to be a hit is none."""
 ARGUMENTS = ("exact_cache", "rate_limiter", "memory")
 
 _BLOCKING = dict(zip(ARGUMENTS, (RedisExactCache, RedisRateLimiter, RedisChatMemory), strict=True))
@@ -41,6 +44,7 @@ class Tools:
             settings = {"config": ChatMemoryConfig(max_turns=50, ttl_seconds=60), **settings}
         else:
             settings = {"ttl_seconds": 60, **settings}
+        settings.setdefault("options", PATIENT)
         return (_ASYNC if is_async else _BLOCKING)[argument](url=url or self._url, **settings)
 
     def all(self, *arguments: str, is_async: bool = False) -> dict[str, Any]:

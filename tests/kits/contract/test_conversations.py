@@ -6,13 +6,20 @@ import asyncio
 import threading
 
 import pytest
-from kit_tools import CONVERSATION, question
+from kit_tools import CONVERSATION, LIMIT, USER, estimate, question
 from kit_wires import CALL, WEATHER
 from proxy import Proxy
+from weather import ASK, Weather
 
 from ractogateway import ChatConfig, RactoPrompt
 from ractogateway.cache import ExactMatchCache
-from ractogateway.errors import InvalidValueError, RevisionConflict, StoreUnavailable, TurnNotRemembered
+from ractogateway.errors import (
+    InvalidValueError,
+    RateLimitExceeded,
+    RevisionConflict,
+    StoreUnavailable,
+    TurnNotRemembered,
+)
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import RedisOptions
 
@@ -70,6 +77,35 @@ def test_rounds_of_tools_are_one_turn(ask, make, tools):
     assert second.gateway.revision == 1
     assert roles(tools.said()) == ["user", "assistant", "tool", "assistant"]
     assert ask(kit, question("And now?")).gateway.history_messages == 4
+
+
+def test_rounds_that_a_kit_makes_are_one_turn_and_each_is_paid_for(ask, make, tools):
+    kit = make(**tools.all())
+    weather = Weather()
+    config = question(ASK, tools=weather.tools, tool_rounds=3)
+    answer = ask(kit, config)
+    assert (answer.gateway.provider_calls, answer.gateway.revision) == (2, 1)
+    assert answer.gateway.settled_tokens == answer.usage.total_tokens == tools.spent()
+    assert roles(tools.said()) == ["user", "assistant", "tool", "assistant"]
+    again = ask(kit, config.model_copy(update={"conversation_id": "another"}))
+    assert (again.cached, again.gateway.provider_calls, again.content) == (True, 0, answer.content)
+    assert tools.spent() == answer.usage.total_tokens
+    assert roles(tools.said("another")) == ["user", "assistant", "tool", "assistant"]
+    assert len(weather.asked) == 2  # tools always run
+
+
+@pytest.mark.parametrize("method", ["chat", "astream"])
+def test_a_refusal_between_rounds_leaves_no_half_turn(asks, make, endpoint, tools, method):
+    weather = Weather()
+    config = question(ASK, tools=weather.tools, tool_rounds=3)
+    limiter = tools.make("rate_limiter")
+    kit = make(rate_limiter=limiter, memory=tools.make("memory"))
+    # Enough for one reservation, and after that has been settled for no other.
+    limiter.consume(USER, LIMIT - estimate(kit, config) - 200)
+    with pytest.raises(RateLimitExceeded):
+        asks[method](kit, config)
+    assert (endpoint.requests, len(weather.asked), tools.said()) == (1, 1, [])
+    assert tools.spent() < LIMIT
 
 
 @pytest.mark.parametrize("wire", ["openai"], indirect=True)
@@ -187,7 +223,8 @@ def test_a_memory_that_is_lost_after_the_answer_is_told_and_can_be_made_up_for(
 @pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_a_cache_that_is_away_costs_nothing_but_its_use(ask, make, tools):
     kit = make(
-        **{**tools.all("rate_limiter", "memory"), "exact_cache": tools.make("exact_cache", url="redis://127.0.0.1:1/0")}
+        **tools.all("rate_limiter", "memory"),
+        exact_cache=tools.make("exact_cache", url="redis://127.0.0.1:1/0", options=SHORT),
     )
     answer = ask(kit, question())
     assert (answer.cached, answer.gateway.revision) == (False, 1)
