@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import openai
+from _results import record
 from _rounds import header
 
 from ractogateway import openai_developer_kit as gpt
@@ -195,6 +196,8 @@ async def measure(url: str, connection: dict[str, Any], options: argparse.Namesp
     for name in ways:
         added = [each[name] - each[baseline] for each in rounds]
         own = statistics.median(each[name] for each in rounds)
+        beside = {"reference": baseline, "reference_samples": [each[baseline] for each in rounds]}
+        record("latency of one call", name, [each[name] for each in rounds], unit="ms", **beside)
         print(f"  {name:<22} {own:7.2f}   +{statistics.median(added):5.2f}   [{min(added):5.2f} … {max(added):5.2f}]")
     loads = {name: ways[name] for name in (baseline, "kit", "all three")}
     for ask in loads.values():
@@ -203,13 +206,15 @@ async def measure(url: str, connection: dict[str, Any], options: argparse.Namesp
         lags = [
             {name: await lag(ask, options.many, every) for name, ask in loads.items()} for _ in range(options.rounds)
         ]
-        show_lags(f"{options.many} calls, {title}, {options.rounds} rounds", lags)
+        show_lags(f"lag of the loop, {options.many} calls, {title}", lags)
 
 
 def show_lags(title: str, lags: list[dict[str, tuple[float, float]]]) -> None:
     baseline = next(iter(lags[0]))
-    print(f"\nlag of the loop, {title}  (ms; p99 above {baseline}'s)")
+    print(f"\n{title}, {len(lags)} rounds  (ms; p99 above {baseline}'s)")
     for name in lags[0]:
+        beside = {"reference": baseline, "reference_samples": [each[baseline][1] for each in lags]}
+        record(f"{title}, p99", name, [each[name][1] for each in lags], unit="ms", **beside)
         above = [each[name][1] - each[baseline][1] for each in lags]
         p50, p99 = (statistics.median(each[name][place] for each in lags) for place in (0, 1))
         spread = f"[{min(above):5.2f} … {max(above):5.2f}]"
