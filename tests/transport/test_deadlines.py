@@ -3,6 +3,7 @@ whether the command may have been executed; and when the fault is over, the same
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from faces import Maker
-from probing import Watch, echo, get, incr, outcome, own_server, put
+from probing import Watch, async_port, echo, get, incr, outcome, own_server, put
 from proxy import Proxy
 from secrecy import SECRET_ANSWER, SECRET_PROMPT
 from servers import Server, wait_until
@@ -299,3 +300,17 @@ def test_a_port_that_gave_up_on_a_connection_makes_another(victim, callers_of):
         wait_until(lambda: proxy.open == 0 or proxy.accepted > 1, what="the dead connection being given up")
         proxy.faults()
         assert [future.result(10.0).result for future in waiting] == [b"%d" % n for n in range(20)]
+
+
+def test_a_loop_that_stood_still_does_not_blame_redis(any_server):
+    """A command that could not leave for that long is given the time to be answered."""
+
+    async def stand_still() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251 - which is what must not be done in a loop, and is
+
+    async def main() -> list[object]:
+        port = async_port(any_server.url, 0.1)
+        assert await port.run(echo(b"warm")) == b"warm"
+        return await asyncio.gather(port.run(echo(b"at once")), port.run(echo(b"after this tick")), stand_still())
+
+    assert asyncio.run(main()) == [b"at once", b"after this tick", None]

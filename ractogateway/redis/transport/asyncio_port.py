@@ -227,18 +227,24 @@ def _no_link() -> None:
 
 
 class _FutureExchange(Exchange):
-    __slots__ = ("ended",)
+    __slots__ = ("ended", "granted")
 
     def __init__(self, commands: Sequence[Command], deadline: float, ended: asyncio.Future[None]) -> None:
         # As the base does; spelled out, for one is made with every command.
         self.commands, self.deadline, self.ended = commands, deadline, ended
         self.replies = [UNANSWERED] * len(commands)
-        self.failure, self.sent, self.abandoned = None, False, False
+        self.failure, self.sent, self.abandoned, self.granted = None, False, False, False
 
     def finish(self, failure: RactoGatewayError | None = None) -> None:
         self.failure = failure
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def grant(self, deadline: float) -> bool:
+        if self.granted:
+            return False
+        self.granted, self.deadline = True, deadline
+        return True
 
     def expire(self) -> None:
         if not self.ended.done():

@@ -280,6 +280,12 @@ class _Part(Exchange):
         else:
             self.wire.settle(self, failure)
 
+    def grant(self, deadline: float) -> bool:
+        self.whole.grant(deadline)  # to which another part, or the caller's link, may have come before
+        granted = self.whole.deadline > self.deadline
+        self.deadline = self.whole.deadline
+        return granted
+
     def expire(self) -> None:
         """The caller's time is up: perhaps this node is frozen, and its successor already elected."""
         self.whole.expire()

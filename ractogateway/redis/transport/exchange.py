@@ -61,6 +61,10 @@ class Exchange:
         """Let the waiting caller go on."""
         raise NotImplementedError
 
+    def grant(self, deadline: float) -> bool:  # noqa: ARG002 - for those below
+        """A later deadline, once, as the link's loop stood still; False where there is none to be had. See `expire`."""
+        return False
+
     def expire(self) -> None:
         """The link saw that the deadline (by time.monotonic) has passed. For callers that keep no clock of their
         own.

@@ -31,6 +31,12 @@ _IDLE_GRACE_SECONDS = 10.0
 _TICK_SECONDS = 0.01
 """How late the end of a caller's time may be noticed."""
 
+_STALL_SECONDS = 0.02
+"""A loop whose timer is so late has stood still, and with it everything that was to be sent or read."""
+
+_GRACE_SECONDS = 0.05
+"""What a caller gets on top, once, whose time ran out while its loop stood still: it is not Redis that was late."""
+
 
 class Wire(Protocol):
     """What a link sends by: a connection, or something that looks like one."""
@@ -116,13 +122,14 @@ class Link:
         One timer for all that is under way, running only while something is: a timer for each command would be a tenth
         of the command's whole cost.
         """
+        stood_still = self._ticker is not None and self.loop.time() - self._ticker.when() > _STALL_SECONDS
         self._ticker = None
         under_way = [*self._queue]
         for wire in self._wires:
             under_way += wire.pending()
         now = time.monotonic()
         for exchange in under_way:
-            if exchange.deadline <= now:
+            if exchange.deadline <= now and not (stood_still and exchange.grant(now + _GRACE_SECONDS)):
                 exchange.expire()
         if under_way:
             self._ticker = self.loop.call_later(_TICK_SECONDS, self._tick, context=self._context)
