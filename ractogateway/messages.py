@@ -174,7 +174,7 @@ class CallReport(BaseModel):
     seconds: float = 0.0
 
 
-class LLMResponse(_Private):
+class LLMResponse(_Private):  # noqa: PLW1641 - no hash, as every model that can be changed
     """A model's answer.
 
     On a cache hit ``cached`` is True, ``usage`` is zero (nothing was billed) and ``saved_usage`` holds what the stored
@@ -221,8 +221,6 @@ class LLMResponse(_Private):
         if isinstance(other, LLMResponse) and self.gateway is not other.gateway:
             return self._without_report() == other._without_report()
         return super().__eq__(other)
-
-    __hash__ = None  # type: ignore[assignment] # as that of every model that can be changed
 
     def _without_report(self) -> LLMResponse:
         return self.model_copy(update={"gateway": None})

@@ -96,6 +96,7 @@ def test_the_source_distribution(built):
         names = {name.removeprefix(f"{NAME}/") for name in opened.getnames()}
     assert package_files() <= names
     tops = {name.partition("/")[0] for name in names}
-    files = {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "noxfile.py"}
-    assert tops == files | {".gitignore", "ractogateway", "tests", "benchmarks"}
+    files = {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "FAULTS.md", "SECURITY.md"}
+    files |= {"mkdocs.yml", "noxfile.py"}
+    assert tops == files | {".gitignore", "ractogateway", "tests", "benchmarks", "docs"}
     assert not [name for name in names if re.search(r"__pycache__|\.py[co]$|/\.\w|\.coverage|\.orig$|\.rej$|~$", name)]
