@@ -24,6 +24,8 @@ gevent.monkey.patch_all()
 
 SCRIPTS = {
     "many greenlets": """
+        import redis
+
         from ractogateway.redis import RateLimitConfig, RedisRateLimiter
 
         config = RateLimitConfig(max_tokens_per_minute=1_000)
@@ -38,11 +40,13 @@ SCRIPTS = {
         def spend(number):
             return sum(limiter.check_and_consume(f"{NAMESPACE}-{number % 4}", 10) for _ in range(30))
 
-        heart = gevent.spawn(beat)
         spenders = [gevent.spawn(spend, number) for number in range(40)]
         gevent.joinall(spenders, raise_error=True)
-        heart.kill()
         assert sum(each.value for each in spenders) == 4 * 100, "the budget of each of four users"
+        heart = gevent.spawn(beat)
+        redis.Redis.from_url(URL).execute_command("CLIENT", "PAUSE", 300, "ALL")
+        assert not limiter.check_and_consume(f"{NAMESPACE}-0", 10)
+        heart.kill()
         assert len(beats) > 10, "nobody else ran meanwhile"
         limiter.close()
         assert limiter.get_remaining(f"{NAMESPACE}-0") == 0
