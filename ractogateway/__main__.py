@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings, 2 no server could be asked (or wrong usage, or a missing extra), 3 problems.
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:  # not shown: it may be a URL with a password
+        parser.error("there is an argument too many; a server is named by --url")
     if arguments.command is None:
         parser.print_help()
         return 0

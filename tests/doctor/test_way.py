@@ -6,8 +6,10 @@ import asyncio
 import datetime as dt
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,6 +86,33 @@ def test_plain_text_matters_between_machines():
     assert [one.level for one in encryption(Facts("127.0.0.1:6379", is_local=True, encrypted=None))] == ["ok"]
 
 
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak the protocol"), (b"", "hung up instead of answering")],
+)
+def test_what_is_no_redis_or_wants_another_protocol(reply, told):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer_once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(reply)
+
+        answering = threading.Thread(target=answer_once)
+        answering.start()
+        report = asyncio.run(check(f"redis://127.0.0.1:{listener.getsockname()[1]}"))
+        answering.join()
+    assert (report.exit_code, [told in finding.text for finding in report.findings]) == (2, [True])
+
+
+def test_a_password_that_is_wanted_is_told_from_one_that_is_wrong():
+    with valkey9(config={"requirepass": "right"}) as guarded:
+        for user, told in (("", "wants a password"), (":wrong@", "rejected the user name or password")):
+            report = asyncio.run(check(guarded.url.replace("redis://", f"redis://{user}")))
+            assert (report.exit_code, [told in finding.text for finding in report.findings]) == (2, [True])
+
+
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
 @pytest.mark.parametrize(("offset", "way"), [(30, "30.0 s ahead of"), (-30, "30.0 s behind")])
 def test_a_clock_that_is_wrong(offset, way):
@@ -145,6 +174,7 @@ def test_the_command_looks_only(any_server):
     [
         (["--url", "redis://u:hunter2@127.0.0.1:1"], "unreachable connect"),
         (["--url", "redis://u:hunter2/3@127.0.0.1:1"], "url has a port"),
+        (["redis://u:hunter2@127.0.0.1:1"], "named by --url"),
         (["--url", "http://u:hunter2@127.0.0.1:1"], "unknown scheme"),
         (["--tool", "queue"], "must be one of cache, limiter, memory"),
         (["--tool", "cache="], "must be one of cache, limiter, memory"),

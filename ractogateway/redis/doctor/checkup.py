@@ -60,7 +60,7 @@ async def check(
 
 
 def _unreachable(error: StoreError) -> Finding:
-    advice = "see whether it runs there, and whether this machine may reach it"
+    advice = "see what runs there, and whether this machine may reach it"
     if isinstance(error, AuthenticationFailed):
         advice = "see to the user and password of the URL"
     elif isinstance(error, CertificateRejected):

@@ -51,7 +51,7 @@ def _advice(error: StoreError) -> str:
     if isinstance(error, StoreNotReady):
         return _ADVICE.get(error.code, "")
     if isinstance(error, PermissionDenied):
-        return "give the user the rule of SECURITY.md; a user who may run ACL DRYRUN is told here what is missing"
+        return "give the user the rule of SECURITY.md; --user NAME, with an administrator's URL, tells what it lacks"
     return ""
 
 

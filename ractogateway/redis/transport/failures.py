@@ -35,10 +35,21 @@ WRITES_REFUSED = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 """Codes of a server that says so at once, and reads on."""
 
 _NOT_READY = RETRY_LATER | WRITES_REFUSED | {"BUSY", "UNKILLABLE"}
-_AUTHENTICATION = frozenset({"WRONGPASS", "NOAUTH", "INVALIDPWD"})
+_REJECTED = "Redis rejected the user name or password"
+_AUTHENTICATION = {
+    "NOAUTH": "Redis wants a password, and none was given",
+    "WRONGPASS": _REJECTED,
+    "INVALIDPWD": _REJECTED,
+}
 
 _FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """How the ACL refuses what a script calls; the second is Redis 7.0's."""
+
+_PASSWORD_WANTED = ("Authentication required", "HELLO must be called with the client already authenticated")
+"""NOAUTH, without its code."""
+
+_ENDED_AT_ONCE = ("Connection closed", "Error while reading")
+"""How redis-py words that the other side took the connection and hung up."""
 
 # redis-py strips the code from the text of the errors that it has classes for, so for these the class is the code.
 _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
@@ -60,11 +71,13 @@ _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
 
 def server_error_code(error: Exception) -> str:
     """The first word of the server's error, e.g. ``NOSCRIPT``; ``ERR`` where there is none."""
+    text = str(error).removeprefix("ERR ")
+    if text.removeprefix("NOAUTH ").startswith(_PASSWORD_WANTED):
+        return "NOAUTH"
     names = {kind.__name__ for kind in type(error).__mro__}
     for name, code in _CODE_OF_CLASS:
         if name in names:
             return code
-    text = str(error).removeprefix("ERR ")
     if text.startswith(_FORBIDDEN_IN_SCRIPT):
         return "NOPERM"
     word = text.split(" ", 1)[0].rstrip(":")
@@ -77,7 +90,7 @@ def server_error(error: Exception) -> StoreError:
     if code in _NOT_READY:
         return StoreNotReady(f"Redis cannot serve now ({code})", code=code)
     if code in _AUTHENTICATION:
-        return AuthenticationFailed("Redis rejected the user name or password", code=code)
+        return AuthenticationFailed(_AUTHENTICATION[code], code=code)
     if code == "NOPERM":
         return PermissionDenied("the ACL of Redis forbids this user a command or key that is needed", code=code)
     if code == "WRONGTYPE":
@@ -105,6 +118,10 @@ def connect_error(error: Exception) -> StoreError:
         return CertificateRejected("the TLS certificate of Redis could not be verified")
     if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
         return NotSent("connecting to Redis took too long")
+    if isinstance(error, redis_errors.InvalidResponse):
+        return NotSent("what answers there does not speak the protocol of Redis")
+    if isinstance(error, redis_errors.ConnectionError) and str(error).startswith(_ENDED_AT_ONCE):
+        return NotSent("the other side hung up instead of answering: it may want TLS (rediss://)")
     return NotSent(f"could not connect to Redis ({type(error).__name__})")
 
 
