@@ -25,4 +25,4 @@ def lazily(package: str, home_of: Mapping[str, str]) -> tuple[Callable[[str], An
         setattr(sys.modules[package], name, value)
         return value
 
-    return load, lambda: sorted(home_of)
+    return load, lambda: sorted({*vars(sys.modules[package]), *home_of})

@@ -91,6 +91,10 @@ class Watch(logging.Handler):
         """Begin to look."""
         from ractogateway import errors
 
+        ours = logging.getLogger("ractogateway")
+        before = ours.level
+        ours.setLevel(logging.DEBUG)  # what an application may ask for is looked at, too
+        self._undo.append(lambda: ours.setLevel(before))
         logging.getLogger().addHandler(self)
         self._undo.append(lambda: logging.getLogger().removeHandler(self))
         for kind in (errors.RactoGatewayError, errors.BlockingCallWarning):

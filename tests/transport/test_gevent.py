@@ -51,6 +51,16 @@ SCRIPTS = {
         limiter.close()
         assert limiter.get_remaining(f"{NAMESPACE}-0") == 0
     """,
+    "more greenlets than connections": """
+        from ractogateway.redis import RateLimitConfig, RedisRateLimiter
+
+        config = RateLimitConfig(max_tokens_per_minute=1_000)
+        few = options(max_in_flight=4)
+        limiter = RedisRateLimiter(URL, config=config, on_outage="raise", options=few)
+        asking = [gevent.spawn(limiter.check_and_consume, NAMESPACE, 10) for _ in range(120)]
+        gevent.joinall(asking, raise_error=True)
+        assert sum(each.value for each in asking) == 100
+    """,
     "waiting": """
         from ractogateway.messages import LLMResponse
         from ractogateway.redis import RateLimitConfig, RedisRateLimiter

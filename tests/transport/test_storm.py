@@ -19,8 +19,8 @@ from probing import async_port, blocking_port, echo, get, get_wordily, put, run,
 from proxy import Proxy
 from servers import Server
 
-from ractogateway.errors import StoreUnavailable
-from ractogateway.redis.transport import Port
+from ractogateway.errors import RactoGatewayError, StoreUnavailable
+from ractogateway.redis.transport import Port, plain_call
 
 HASTY_SECONDS = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016)
 """Time limits of calls whose callers are meant to give up while the reply is on its way."""
@@ -291,3 +291,20 @@ def test_a_long_storm_over_a_bad_network(any_server, kind):
         else:
             blocking(proxy.url, 60_000, seed=9, callers=16, stall_seconds=0.2).verdict()
         assert proxy.lost
+
+
+@pytest.mark.parametrize("unsendable", [None, "\ud800"])
+def test_what_cannot_be_packed_is_its_callers_affair_alone(any_server, unsendable):
+    """Also where it is found while somebody else's command is sent, before the tick ends."""
+
+    async def main() -> list[object]:
+        port = async_port(any_server.url)
+        bad = plain_call(b"ECHO", (), (unsendable,), bytes, replay_safe=True)
+        wordy = [port.run(get_wordily(b"key")) for _ in range(20)]
+        async with asyncio.timeout(20):  # hung callers show here
+            return await asyncio.gather(port.run(echo(b"first")), port.run(bad), *wordy, return_exceptions=True)
+
+    first, refused, *others = asyncio.run(main())
+    assert first == b"first"
+    assert isinstance(refused, RactoGatewayError)
+    assert others == [[None] * 100] * 20

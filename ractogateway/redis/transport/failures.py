@@ -51,6 +51,9 @@ _PASSWORD_WANTED = ("Authentication required", "HELLO must be called with the cl
 _ENDED_AT_ONCE = ("Connection closed", "Error while reading")
 """How redis-py words that the other side took the connection and hung up."""
 
+_NONE_LEFT = ("No connection available", "Too many connections")
+"""How its pools say so; releases before 6 have no class for it."""
+
 # redis-py strips the code from the text of the errors that it has classes for, so for these the class is the code.
 _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
     ("NoScriptError", "NOSCRIPT"),
@@ -141,7 +144,7 @@ def client_error(error: Exception) -> StoreError:
     if isinstance(error, redis_errors.TimeoutError):
         return StoreTimeout("Redis did not answer within the client's own timeout", may_have_applied=True)
     if isinstance(error, (redis_errors.ConnectionError, OSError)):
-        return OutcomeUnknown(f"the client lost its connection to Redis ({type(error).__name__})")
+        return _client_lost(error)
     if isinstance(error, (AttributeError, LookupError)):
         return OutcomeUnknown(f"the Redis client failed inside itself ({type(error).__name__})")
     return StoreRefused(f"the Redis client refused a command ({type(error).__name__})")
@@ -153,3 +156,9 @@ def _has_certificate_error(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _client_lost(error: Exception) -> StoreError:
+    if type(error).__name__ == "MaxConnectionsError" or str(error).startswith(_NONE_LEFT):
+        return NotSent("all connections to Redis that the client may have are busy")
+    return OutcomeUnknown(f"the client lost its connection to Redis ({type(error).__name__})")

@@ -56,7 +56,7 @@ def _packed(exchange: Exchange) -> bytes:
             packed: bytes = hiredis.pack_command(commands[0])
             return packed
         return b"".join(map(hiredis.pack_command, commands))
-    except TypeError:  # a bug above us, which must not leave its caller waiting for ever
+    except Exception:  # noqa: BLE001 - a bug above us, which is its caller's, and nobody else's in whose turn it is sent
         exchange.finish(RactoGatewayError("a command holds something that cannot be sent"))
         return b""
 
@@ -218,8 +218,9 @@ class Multiplexer(asyncio.BufferedProtocol):
             pieces: list[bytes] = []
             room = self._max_in_flight - self._commands_in_flight
             while outbox and room > 0:
-                exchange = outbox.popleft()
+                exchange = outbox[0]  # where whoever ends the connection finds it, should packing be interrupted
                 packed = _packed(exchange)
+                outbox.popleft()
                 if packed and exchange.claim():
                     pieces.append(packed)
                     in_flight.append(exchange)

@@ -135,19 +135,21 @@ class ThreadPort(BlockingPort, RetryingPort):
                 "redis+sentinel:// needs threads, and this process made greenlets of them: give "
                 "client=redis.sentinel.Sentinel(...).master_for(service), which follows a failover"
             )
-        kind = redis.cluster.RedisCluster if address.is_cluster else redis.Redis
         url = address.resolve()
         # redis-py 5 would take the certificate of any other host; options in the URL win over this one.
         options: dict[str, Any] = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
-        return kind.from_url(
-            url,
-            socket_timeout=self._limits.connected,
-            socket_connect_timeout=self._endpoint.options.connect_timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            credential_provider=address.credentials,
-            max_connections=self._endpoint.options.max_in_flight,
-            **options,
-        )
+        options |= {
+            "socket_timeout": self._limits.connected,
+            "socket_connect_timeout": self._endpoint.options.connect_timeout_seconds,
+            "retry": Retry(NoBackoff(), 0),
+            "credential_provider": address.credentials,
+            "max_connections": self._endpoint.options.max_in_flight,
+        }
+        if address.is_cluster:
+            return redis.cluster.RedisCluster.from_url(url, **options)
+        # Whoever finds all connections busy waits for one, as over a connection of ours.
+        pool = redis.BlockingConnectionPool.from_url(url, timeout=self._limits.connected, **options)
+        return redis.Redis.from_pool(pool)
 
 
 class _OnTheLoop(AsyncioPort):
