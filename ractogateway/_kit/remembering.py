@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ractogateway._kit.given import Given
+from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import InvalidValueError, RactoGatewayError, RevisionConflict, TurnNotRemembered
@@ -99,15 +99,20 @@ class Remembering:
         """Whether a request is part of a conversation."""
         return self._given is not None and config.conversation_id is not None
 
-    @staticmethod
-    def check(config: ChatConfig) -> None:
-        """Refuse a history beside the memory's own: it would be remembered again with every call."""
-        following_shapes(config)  # raises for what cannot be sent
+    def check(self, config: ChatConfig) -> None:
+        """Refuse what the memory would not keep, before anybody is paid for an answer to it.
+
+        A history beside the memory's own, too: it would be remembered again with every call.
+        """
+        known = _known_part(config)  # raises for what cannot be sent
         if config.history:
             raise InvalidValueError(
                 "history must be empty beside a conversation_id: what was said before comes from the kit's memory "
                 "(memory.extend brings older messages there), and what happened in this turn belongs into following"
             )
+        face = None if self._given is None else self._given.face
+        if face is not None and known and offers(face, "check_messages", beside=("extend",)):
+            face.check_messages(known)
 
     async def load(self, side: Side, config: ChatConfig) -> Remembered | None:
         """The conversation of a request.
@@ -133,18 +138,22 @@ class Remembering:
         """
         if self._given is None or before is None or response.tool_calls or not response.content:
             return None
-        new = user_shape(config)
-        turn = [*([] if new is None else [new]), *following_shapes(config), *response.messages]
+        turn = [*_known_part(config), *response.messages]
         request_id = os.urandom(16).hex()
         try:
             return await self._extend(side, self._given, before, turn, request_id)
-        except RactoGatewayError as error:
-            raise TurnNotRemembered(
+        except Exception as error:  # noqa: BLE001 - a memory may be anybody's, and the answer is paid for
+            failure = TurnNotRemembered(
                 f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
                 response=response,
                 turn=turn,
                 request_id=request_id,
-            ) from error
+            )
+            cause = error if isinstance(error, RactoGatewayError) else None  # what others write may hold a password
+        try:
+            raise failure from cause
+        finally:
+            del failure, cause  # no cycle of the error and this frame
 
     @staticmethod
     async def _extend(side: Side, given: Given, before: Remembered, turn: list[dict[str, Any]], request_id: str) -> int:
@@ -162,3 +171,9 @@ class Remembering:
                 revision = changes.revision
             else:
                 return made
+
+
+def _known_part(config: ChatConfig) -> list[dict[str, Any]]:
+    """What a turn begins with, whatever is answered."""
+    new = user_shape(config)
+    return [*([] if new is None else [new]), *following_shapes(config)]
