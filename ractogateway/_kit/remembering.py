@@ -99,29 +99,28 @@ class Remembering:
         """Whether a request is part of a conversation."""
         return self._given is not None and config.conversation_id is not None
 
-    def check(self, config: ChatConfig) -> None:
-        """Refuse what the memory would not keep, before anybody is paid for an answer to it.
-
-        A history beside the memory's own, too: it would be remembered again with every call.
-        """
-        known = _known_part(config)  # raises for what cannot be sent
+    @staticmethod
+    def check(config: ChatConfig) -> None:
+        """Refuse a history beside the memory's own: it would be remembered again with every call."""
+        following_shapes(config)  # raises for what cannot be sent
         if config.history:
             raise InvalidValueError(
                 "history must be empty beside a conversation_id: what was said before comes from the kit's memory "
                 "(memory.extend brings older messages there), and what happened in this turn belongs into following"
             )
-        face = None if self._given is None else self._given.face
-        if face is not None and known and offers(face, "check_messages", beside=("extend",)):
-            face.check_messages(known)
 
     async def load(self, side: Side, config: ChatConfig) -> Remembered | None:
         """The conversation of a request.
 
         Raises:
             StoreError: It could not be read. Nobody was asked anything.
+            InvalidTypeError, InvalidValueError: The memory would not keep what the turn begins with.
         """
         if self._given is None or config.conversation_id is None:
             return None
+        known = _known_part(config)
+        if known and offers(self._given.face, "check_messages", beside=("extend",)):
+            await side.call(self._given, "check_messages", known)
         changes = await side.call(self._given, "get_changes", config.conversation_id, 0)
         return Remembered(config.conversation_id, changes.messages, changes.revision)
 

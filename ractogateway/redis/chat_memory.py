@@ -137,7 +137,7 @@ class AsyncRedisChatMemory(Core):
         user_tag = self._store.user_tag(user_id)
         return await writing.write_messages(self._store, place, messages, guard, user_tag=user_tag)
 
-    def check_messages(self, messages: Sequence[Mapping[str, Any] | Message]) -> None:
+    async def check_messages(self, messages: Sequence[Mapping[str, Any] | Message]) -> None:
         """Raise what `extend` would raise for these messages themselves; nothing is sent, and ``redact`` not called.
 
         Raises:

@@ -78,7 +78,7 @@ class RedisChatMemory(Face[AsyncRedisChatMemory]):
 
     def check_messages(self, messages: Sequence[Mapping[str, Any] | Message]) -> None:
         """Raise what `extend` would raise for these messages themselves; nothing is sent."""
-        self._core.check_messages(messages)
+        self._run(self._core.check_messages(messages))
 
     def replace(
         self,
