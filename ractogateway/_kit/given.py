@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from ractogateway.errors import InvalidTypeError
 
 __all__ = ["Given", "offers"]
+
+_FACES = "ractogateway.redis.blocking."
+"""Where the library's own blocking faces are: what is awaited goes with the methods, although a base class has it."""
 
 
 class Given:
@@ -74,8 +78,15 @@ def offers(tool: object, name: str, *, beside: Sequence[str]) -> bool:
     if not hasattr(tool, name):
         return False
     order = type(tool).__mro__
+    own = getattr(tool, "__dict__", {})
 
     def home(attribute: str) -> int:
-        return next((place for place, owner in enumerate(order) if attribute in vars(owner)), len(order))
+        place = next((place for place, owner in enumerate(order) if attribute in vars(owner)), len(order))
+        # A cached property is in the object's dict, too, once it was used: that says nothing of where it belongs.
+        cached = place < len(order) and isinstance(vars(order[place])[attribute], cached_property)
+        return -1 if attribute in own and not cached else place
 
-    return name in getattr(tool, "__dict__", {}) or home(name) <= min(map(home, beside))
+    def is_ours(attribute: str) -> bool:
+        return 0 <= (place := home(attribute)) < len(order) and order[place].__module__.startswith(_FACES)
+
+    return home(name) <= min(map(home, beside)) or all(map(is_ours, (name, *beside)))

@@ -51,5 +51,7 @@ async def persist(work: Callable[[], Coroutine[Any, Any, None]], seconds: float)
                 tries -= 1
                 task = start(work, seconds)
     if interruption is not None:
+        if not task.cancelled():
+            task.exception()  # seen, or the event loop would log that nobody did
         raise interruption
     task.result()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ractogateway._kit.given import Given
+from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import InvalidValueError, RactoGatewayError, RevisionConflict, TurnNotRemembered
@@ -114,9 +114,13 @@ class Remembering:
 
         Raises:
             StoreError: It could not be read. Nobody was asked anything.
+            InvalidTypeError, InvalidValueError: The memory would not keep what the turn begins with.
         """
         if self._given is None or config.conversation_id is None:
             return None
+        known = _known_part(config)
+        if known and offers(self._given.face, "check_messages", beside=("extend",)):
+            await side.call(self._given, "check_messages", known)
         changes = await side.call(self._given, "get_changes", config.conversation_id, 0)
         return Remembered(config.conversation_id, changes.messages, changes.revision)
 
@@ -133,18 +137,22 @@ class Remembering:
         """
         if self._given is None or before is None or response.tool_calls or not response.content:
             return None
-        new = user_shape(config)
-        turn = [*([] if new is None else [new]), *following_shapes(config), *response.messages]
+        turn = [*_known_part(config), *response.messages]
         request_id = os.urandom(16).hex()
         try:
             return await self._extend(side, self._given, before, turn, request_id)
-        except RactoGatewayError as error:
-            raise TurnNotRemembered(
+        except Exception as error:  # noqa: BLE001 - a memory may be anybody's, and the answer is paid for
+            failure = TurnNotRemembered(
                 f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
                 response=response,
                 turn=turn,
                 request_id=request_id,
-            ) from error
+            )
+            cause = error if isinstance(error, RactoGatewayError) else None  # what others write may hold a password
+        try:
+            raise failure from cause
+        finally:
+            del failure, cause  # no cycle of the error and this frame
 
     @staticmethod
     async def _extend(side: Side, given: Given, before: Remembered, turn: list[dict[str, Any]], request_id: str) -> int:
@@ -162,3 +170,9 @@ class Remembering:
                 revision = changes.revision
             else:
                 return made
+
+
+def _known_part(config: ChatConfig) -> list[dict[str, Any]]:
+    """What a turn begins with, whatever is answered."""
+    new = user_shape(config)
+    return [*([] if new is None else [new]), *following_shapes(config)]

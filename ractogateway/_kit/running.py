@@ -53,7 +53,10 @@ def _wait_for(told: Awaitable[str]) -> str:
     result: Future[str] = Future()
 
     async def main() -> str:
-        return await told
+        try:
+            return await told
+        except asyncio.CancelledError as error:
+            return failed(error)  # as in `run_together`: nobody cancels this task, something that the tool awaited was
 
     def run() -> None:
         try:

@@ -137,6 +137,16 @@ class AsyncRedisChatMemory(Core):
         user_tag = self._store.user_tag(user_id)
         return await writing.write_messages(self._store, place, messages, guard, user_tag=user_tag)
 
+    async def check_messages(self, messages: Sequence[Mapping[str, Any] | Message]) -> None:
+        """Raise what `extend` would raise for these messages themselves; nothing is sent, and ``redact`` not called.
+
+        Raises:
+            InvalidTypeError: one is no message.
+            InvalidValueError: one cannot be kept, or is longer than ``max_message_bytes``; or there is none.
+        """
+        writing.check_messages(messages)
+        self._store.codec.check(messages)
+
     async def replace(
         self,
         conversation_id: str,

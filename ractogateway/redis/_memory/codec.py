@@ -52,6 +52,10 @@ class Codec:
         self._port = port
         self.counters = counters
 
+    def check(self, messages: Sequence[Mapping[str, Any] | Message]) -> list[JsonMessage]:
+        """The messages as they are kept, before anything is redacted."""
+        return [check_message(message, max_message_bytes=self._limit) for message in messages]
+
     async def encode(self, keys: MemoryKeys, messages: Sequence[Mapping[str, Any] | Message]) -> list[bytes]:
         """Entries of these messages, checked and redacted.
 
@@ -59,7 +63,7 @@ class Codec:
             InvalidTypeError, InvalidValueError: as `check_message`, for what was given and for what ``redact`` made of
                 it; or ``count_tokens`` returned no count.
         """
-        checked = [check_message(message, max_message_bytes=self._limit) for message in messages]
+        checked = self.check(messages)
         if self._redact is not None:
             # A copy: the caller keeps the original as it was.
             redacted = await self._of_each(self._redact, copy.deepcopy(checked))

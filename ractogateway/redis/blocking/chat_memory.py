@@ -76,6 +76,10 @@ class RedisChatMemory(Face[AsyncRedisChatMemory]):
             )
         )
 
+    def check_messages(self, messages: Sequence[Mapping[str, Any] | Message]) -> None:
+        """Raise what `extend` would raise for these messages themselves; nothing is sent."""
+        self._run(self._core.check_messages(messages))
+
     def replace(
         self,
         conversation_id: str,

@@ -11,7 +11,7 @@ from kit_wires import CALL, WEATHER
 from proxy import Proxy
 from weather import ASK, Weather
 
-from ractogateway import ChatConfig, RactoPrompt
+from ractogateway import ChatConfig, RactoFile, RactoPrompt
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
     InvalidValueError,
@@ -245,3 +245,35 @@ def test_a_conversation_goes_on_with_another_provider(asks, make, tools, wire):
     answer = asks["chat"](make(memory=memory), ChatConfig(user_message="And now?", conversation_id=CONVERSATION))
     assert answer.content
     assert answer.gateway.history_messages == 4
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
+def test_a_file_that_the_memory_would_not_keep_is_refused_before_anybody_is_paid(asks, make, endpoint, tools, is_async):
+    image = RactoFile.from_bytes(b"\x89PNG\r\n\x1a\n" + bytes(900_000))
+    kit = make(**tools.all("rate_limiter", "memory", is_async=is_async))
+    for name, ask in asks.items():
+        if is_async and not name.startswith("a"):
+            continue
+        with pytest.raises(InvalidValueError, match="max_message_bytes"):
+            ask(kit, question("Look", attachments=[image]))
+    assert (endpoint.requests, tools.spent(), tools.said()) == (0, 0, [])
+
+
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
+def test_a_memory_of_somebody_elses_that_fails_loses_no_answer(ask, make):
+    class Changes:
+        revision, messages, anew = 0, (), False
+
+    class Foreign:
+        def get_changes(self, _conversation_id, _since_revision):
+            return Changes()
+
+        def extend(self, *_, **__):
+            raise OSError("CANARY-password")
+
+    with pytest.raises(TurnNotRemembered, match="OSError") as caught:
+        ask(make(memory=Foreign()), question())
+    assert caught.value.response.content
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None

@@ -274,7 +274,7 @@ def test_what_a_tool_waited_for_may_be_cancelled(make):
 
     for message, others in (("Use wait", []), ("Use get_weather and wait", ["rain"])):
         config = ChatConfig(user_message=message, tools=tools, tool_rounds=1)
-        answer = asyncio.run(make().achat(config))
-        told = [each["content"] for each in answer.following[1:]]
-        assert told == [*others, "Error: the tool failed (CancelledError)"]
-        assert answer.content
+        for answer in (asyncio.run(make().achat(config)), make().chat(config)):
+            told = [each["content"] for each in answer.following[1:]]
+            assert told == [*others, "Error: the tool failed (CancelledError)"]
+            assert answer.content
