@@ -109,7 +109,7 @@ class Charge:
             return self
         prompt = await self._budget.estimator.prompt(side, request)
         tokens = min(prompt + completion_limit(request.config), MAX_TOKENS)
-        reservation = await side.call(given, "reserve", request.config.user_id, tokens)
+        reservation = await side.acquire(given, "reserve", request.config.user_id, tokens, undo="cancel")
         # Summed: each round of tools is a reservation of its own.
         self._notes.reserved_tokens = (self._notes.reserved_tokens or 0) + tokens
         self._notes.decision = reservation.decision

@@ -10,15 +10,20 @@ from ractogateway.messages import ToolCall
 
 __all__ = ["count", "make_tool_call", "text_of"]
 
+_MAX_DEPTH = 64
+"""Copies and identities of requests go down by recursion; what a model wrote must not be able to end that."""
+
 
 def make_tool_call(
     call_id: object, name: object, written: object, index: int, fields: dict[str, Any] | None = None
 ) -> ToolCall:
-    """A tool call from its parts. Arguments that are no JSON object stay as text, with ``arguments`` empty.
+    """A tool call from its parts. Arguments that are no JSON object, or are nested very deeply, stay as text, with
+    ``arguments`` empty.
 
     ``fields`` is what else the provider wants back with it.
     """
     text = written if isinstance(written, str) else json.dumps(written) if isinstance(written, dict) else ""
+    text = _sendable(text)
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -26,11 +31,30 @@ def make_tool_call(
     return ToolCall(
         # Some servers give calls no id; a result must name the call it answers all the same.
         id=text_of(call_id) or f"call_{index}",
-        name=text_of(name) or "",
-        arguments=parsed if isinstance(parsed, dict) else {},
+        name=_sendable(text_of(name) or ""),
+        arguments=parsed if isinstance(parsed, dict) and _is_shallow(parsed) else {},
         arguments_json=text,
         provider_fields=fields,
     )
+
+
+def _sendable(text: str) -> str:
+    """``text`` without lone surrogates, which a model may write, and which no request can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
 
 
 def count(holder: Any, name: str) -> int:

@@ -137,7 +137,8 @@ class Remembering:
         """
         if self._given is None or before is None or response.tool_calls or not response.content:
             return None
-        turn = [*_known_part(config), *response.messages]
+        # As it was asked: behind a history, an empty message of the user was left out.
+        turn = [*_known_part(config.model_copy(update={"history": before.messages})), *response.messages]
         request_id = os.urandom(16).hex()
         try:
             return await self._extend(side, self._given, before, turn, request_id)

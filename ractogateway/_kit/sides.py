@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -83,6 +84,10 @@ class Side(ABC):
         """Call a method of a tool, or of an object ``of`` that such a call has returned."""
 
     @abstractmethod
+    async def acquire(self, given: Given, method: str, *arguments: Any, undo: str) -> Any:
+        """`call` a method whose result, should its caller be gone by then, has a method ``undo`` to be called."""
+
+    @abstractmethod
     def function(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Any]:
         """``work`` as a function that a tool of this side can call: a blocking one, or a coroutine function."""
 
@@ -140,6 +145,9 @@ class BlockingSide(Side):
     async def call(self, given: Given, method: str, *arguments: Any, of: object = None, **named: Any) -> Any:
         return getattr(given.face if of is None else of, method)(*arguments, **named)
 
+    async def acquire(self, given: Given, method: str, *arguments: Any, undo: str) -> Any:  # noqa: ARG002
+        return getattr(given.face, method)(*arguments)  # whoever is interrupted here never had it
+
     def function(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Any]:
         return lambda: drive(work())
 
@@ -193,6 +201,11 @@ class AsyncSide(Side):
         result = await _in_thread(partial(getattr(given.face if of is None else of, method), *arguments, **named))
         return await result if inspect.isawaitable(result) else result  # a coroutine function in disguise
 
+    async def acquire(self, given: Given, method: str, *arguments: Any, undo: str) -> Any:
+        if given.core is not None:  # which undoes it by itself
+            return await getattr(given.core, method)(*arguments)
+        return await _in_thread_or_undone(partial(getattr(given.face, method), *arguments), undo)
+
     def function(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Any]:
         async def called() -> T:  # a plain function of its own: tools tell by its kind that it is to be awaited
             return await work()
@@ -230,3 +243,26 @@ async def _in_thread(call: Callable[[], T]) -> T:
         limiter = CapacityLimiter(_THREADS)
         _limiter.set(limiter)
     return await run_sync(call, limiter=limiter, abandon_on_cancel=True)
+
+
+async def _in_thread_or_undone(call: Callable[[], Any], undo: str) -> Any:
+    """Call in a thread, whose result is undone there if nobody waits for it any more."""
+    lock, results, is_left = threading.Lock(), [], False
+
+    def in_thread() -> Any:
+        result = call()
+        with lock:
+            results.append(result)
+            undone = is_left
+        if undone:
+            getattr(result, undo)()
+        return result
+
+    try:
+        return await _in_thread(in_thread)
+    except BaseException:
+        with lock:
+            is_left, came = True, list(results)
+        for result in came:  # it came at the very moment at which its caller left
+            await persist(partial(_in_thread, getattr(result, undo)), _LONGEST_SECONDS)
+        raise

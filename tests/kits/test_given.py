@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from ractogateway._kit.estimating import Estimator, _by_bytes
 from ractogateway._kit.given import Given
 from ractogateway._kit.persisting import persist
+from ractogateway._kit.reading import make_tool_call
+from ractogateway.openai_developer_kit import ChatConfig, OpenAIDeveloperKit
 from ractogateway.redis import RateLimitConfig, RedisChatMemory, RedisExactCache, RedisRateLimiter
 
 URL = "redis://127.0.0.1:1/0"  # nobody is asked
@@ -72,3 +77,48 @@ def test_what_takes_long_to_count_is_counted_in_a_thread(count, characters):
     assert side.computed == 0
     asyncio.run(estimator.texts(side, ["a" * (characters + 1)]))
     assert side.computed == 1
+
+
+class _Slow:
+    """A limiter of somebody's own, which blocks."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on, self.cancelled = threading.Event(), threading.Event(), threading.Event()
+        self.decision = SimpleNamespace(allowed=True, degraded=False)
+
+    def consume(self, user_id: str, tokens: int = 1) -> Any:
+        raise AssertionError("it only tells what kind of limiter this is")
+
+    def reserve(self, user_id: str, tokens: int) -> _Slow:
+        self.asked.set()
+        assert self.go_on.wait(30)
+        return self
+
+    def cancel(self) -> bool:
+        self.cancelled.set()
+        return True
+
+
+def test_what_a_thread_reserves_for_somebody_who_has_left_is_given_back():
+    limiter = _Slow()
+    kit = OpenAIDeveloperKit("gpt-4o", api_key="key", base_url="http://127.0.0.1:1/v1", rate_limiter=limiter)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(kit.achat(ChatConfig(user_message="q", user_id="u")))
+        assert await asyncio.to_thread(limiter.asked.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not limiter.cancelled.is_set()
+        limiter.go_on.set()
+        assert await asyncio.to_thread(limiter.cancelled.wait, 30)
+
+    asyncio.run(main())
+
+
+def test_a_call_that_a_model_wrote_badly_can_be_copied_and_sent_on():
+    deep = '{"x":' + "[" * 500 + "]" * 500 + "}"
+    call = make_tool_call("1", "ta\ud800", deep, 0)
+    assert (call.name, call.arguments, call.arguments_json) == ("ta\ufffd", {}, deep)
+    assert copy.deepcopy(call) == call
+    assert make_tool_call("1", "t", '{"x": [[1]], "y": "\\ud83d\\ude00"}', 0).arguments == {"x": [[1]], "y": "😀"}

@@ -58,6 +58,15 @@ def test_a_history_beside_the_memorys_own_is_refused(ask, make, endpoint, tools)
     assert endpoint.requests == 0
 
 
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
+def test_an_empty_message_behind_what_was_said_is_neither_sent_nor_remembered(ask, make, endpoint, tools):
+    kit = make(memory=tools.make("memory"))
+    ask(kit, question("One"))
+    ask(kit, question(""))
+    assert roles(endpoint.seen[-1].body["messages"]) == ["user", "assistant"]
+    assert roles(tools.said()) == ["user", "assistant", "assistant"]
+
+
 def test_attachments_are_part_of_the_turn(ask, make, tools):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     ask(make(memory=tools.make("memory")), question("What is this?", attachments=[image]))
