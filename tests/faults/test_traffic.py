@@ -9,13 +9,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from books import Book
+from books import GRACE_SECONDS, Book
 from injection import FAULTS, Fault, scene_of
 from servers import ServerNotInstalled
-from traffic import FACES, Traffic
+from traffic import FACES, SECONDS, Traffic
 
 LATE_SECONDS = 1.0
-"""Past its deadline no call may be on any machine. How late calls were is a figure, and no test's business."""
+"""Past its deadline no call may be on any machine. One that is late may have met a machine that was; when most of those
+that use up their time are, it is our doing."""
+UNSEEN = {"connections cut", "slow network", "scripts flushed", "clock stepping"}
+"""Faults that a caller does not notice; but for one call in a hundred, whose short time a busy machine may use up."""
 
 
 @dataclass
@@ -67,8 +70,11 @@ def judged(storm: Storm, tool: str, face: str, figures) -> Book:
     assert book.double == []
     assert book.lost == []
     assert book.late < LATE_SECONDS + 10 * storm.traffic.overslept
+    assert book.overrun < GRACE_SECONDS + SECONDS[tool] / 2, "calls end late, and the machine is not why"
     if storm.fault.stops == "all":
         assert book.failed, "there was no outage"
+    if storm.fault.name in UNSEEN:
+        assert book.failed.total() <= book.calls / 100, book.failed
     return book
 
 
