@@ -167,7 +167,14 @@ def _verdict(proofs: list[Proof]) -> str:
     if failed:
         return f"**{failed} of {len(proofs)} failed**"
     held = f"held, {len(proofs) - skipped} runs" if skipped < len(proofs) else "skipped"
-    return held + (f", {skipped} skipped" if 0 < skipped < len(proofs) else "")
+    return held + _overdue(proofs) + (f", {skipped} skipped" if 0 < skipped < len(proofs) else "")
+
+
+def _overdue(proofs: list[Proof]) -> str:
+    """What a cell whose calls were not all in time has to say of it."""
+    handed_in = [figures for proof in proofs for figures in proof.figures if "overdue" in figures]
+    late, calls = (sum(figures[key] for figures in handed_in) for key in ("overdue", "calls"))
+    return f", {late} of {calls:,} calls late" if late else ""
 
 
 def _details(cells: dict[tuple[str, str], list[Proof]]) -> list[str]:

@@ -28,6 +28,8 @@ class Book:
         late: seconds past its deadline of the latest call; 0.0 where all were in time.
         suspects: calls that were more than `GRACE_SECONDS` late: when they began and ended, and how late they were.
         overdue: those of them whose lateness is not that of the machine at the time.
+        ran_out: calls that used up their time, as in `suspects`, and how late they were.
+        overrun: what the middle one of them was late by beyond the lateness of the machine.
         outage: the longest time that a caller was without success.
         served_again: seconds from the end of the fault until each caller had its first success.
         degraded: decisions without Redis.
@@ -42,6 +44,8 @@ class Book:
     late: float = 0.0
     suspects: list[tuple[float, float, float]] = field(default_factory=list)
     overdue: int = 0
+    ran_out: list[tuple[float, float, float]] = field(default_factory=list)
+    overrun: float = 0.0
     outage: float = 0.0
     served_again: float = 0.0
     degraded: int = 0
@@ -84,8 +88,12 @@ class Naps:
 
     def explain(self, began: float, ended: float, late: float) -> bool:
         """Whether a call was late because the machine was: between a deadline and a caller are up to three threads."""
+        return self.excess(began, ended, late) <= GRACE_SECONDS
+
+    def excess(self, began: float, ended: float, late: float) -> float:
+        """What is left of the lateness of a call."""
         worst = max((by for at, by in self._late if began <= at <= ended + by), default=0.0)
-        return late <= GRACE_SECONDS + self._THREADS * worst
+        return late - self._THREADS * worst
 
     def __enter__(self) -> Self:
         self._sleeper.start()

@@ -169,4 +169,4 @@ def machine() -> Iterator[type[Stage]]:
 def test_the_cache_does_what_the_model_does(machine, long_run, figures):
     examples = 60 if long_run else 15
     play(machine, examples=examples, steps=40)
-    figures("cache", wrong=0, note=f"{examples} random histories of 40 steps as the model has them")
+    figures("cache", note=f"{examples} random histories of 40 steps as the model has them")

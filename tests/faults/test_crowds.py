@@ -197,7 +197,7 @@ def test_sixty_four_threads_on_first_use(any_server, figures):
     with any_server.client() as client:
         connections = sum(each["name"] == "threads" for each in client.client_list())
     assert connections <= 2
-    figures(calls=64 * 6, wrong=right.count(False), lost=0, double=0, note=f"{connections} connections for 64 threads")
+    figures(calls=64 * 6, wrong=right.count(False), note=f"{connections} connections for 64 threads")
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------
@@ -226,7 +226,31 @@ def test_one_object_in_several_loops(any_server, figures):
     assert asyncio.run(limiter.get_remaining("u")) == 1_000_000 - 25 * 20
     history = [message["content"] for message in asyncio.run(memory.get_history("c"))]
     assert sorted(history) == sorted(f"{number}: {turn}" for number in range(25) for turn in range(20))
-    figures(calls=25 * 80, wrong=0, lost=0, double=0, note="25 loops")
+    for column, calls in (("cache", 2), ("limiter", 1), ("memory", 1)):
+        figures(column, calls=25 * 20 * calls, note="25 loops")
+
+
+@pytest.mark.cell("loop switch", "blocking")
+def test_blocking_objects_outlive_the_loops_that_use_them(any_server, figures):
+    """From threads of one `asyncio.run` after the other, then of two loops at once."""
+    with (
+        RedisRateLimiter(any_server.url, config=LIMITS, on_outage="raise", options=PATIENT) as limiter,
+        RedisChatMemory(any_server.url, config=TURNS, options=PATIENT) as memory,
+    ):
+
+        async def use(number: int) -> None:
+            for turn in range(10):
+                await asyncio.to_thread(limiter.consume, "u", 1)
+                await asyncio.to_thread(memory.append, "c", "user", f"{number}: {turn}")
+
+        for number in range(3):
+            asyncio.run(use(number))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda number: asyncio.run(use(number)), range(3, 5)))
+        assert limiter.get_remaining("u") == 1_000_000 - 5 * 10
+        history = [message["content"] for message in memory.get_history("c")]
+    assert sorted(history) == sorted(f"{number}: {turn}" for number in range(5) for turn in range(10))
+    figures(calls=5 * 10 * 2, note="5 loops")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -296,10 +320,10 @@ def test_forks_under_load_charge_and_append_what_each_process_says(any_server, f
         any_server.url,
         timeout_seconds=60.0,
     )
-    figures(calls=int(said), wrong=0, lost=0, double=0, note="6 forks in mid-load")
+    figures(calls=int(said), note="6 forks in mid-load")
 
 
-@pytest.mark.cell("exit with work pending", "cache", "limiter", "memory", "blocking")
+@pytest.mark.cell("exit with work pending", "limiter", "memory", "blocking")
 def test_a_program_that_ends_in_mid_write(any_server, figures):
     """Daemon threads and tasks are in the middle of their calls when it ends: what they were told is so, and what they
     were not told has happened once at most."""
@@ -361,4 +385,6 @@ def test_a_program_that_ends_in_mid_write(any_server, figures):
             there = [int(message["content"]) for message in memory.get_history(where)]
             assert there == list(range(len(there)))
             assert len(there) >= told
-    figures(calls=charged + appended + awaited, lost=0, double=0)
+    figures("limiter", calls=charged)
+    figures("memory", calls=appended + awaited, lost=0, double=0)
+    figures("blocking", calls=charged + appended)

@@ -69,6 +69,12 @@ def test_what_the_report_says_of_a_cell():
     assert "Servers: valkey9 9.1." in text
 
 
+def test_a_cell_whose_calls_were_late_says_so():
+    late, in_time = ({"calls": 1000, "overdue": overdue} for overdue in (2, 0))
+    text = markdown([Proof("freeze", "cache", "tests/x.py::test", "passed", [late, in_time])], [])
+    assert "| [freeze](#freeze) | held, 1 runs, 2 of 2,000 calls late |" in text
+
+
 def test_the_page_is_of_this_matrix():
     page = (ROOT / "FAULTS.md").read_text("utf-8")
     for fault, row in ROWS.items():

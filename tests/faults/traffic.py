@@ -14,6 +14,7 @@ be what was acknowledged, no more and no less.
 from __future__ import annotations
 
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -89,6 +90,8 @@ class Caller(threading.Thread):
         self.book.calls += 1
         late = ended - began - SECONDS[self.tool] if timed else 0.0
         self.book.late = max(self.book.late, late)
+        if timed and late > -_PAUSE_SECONDS:
+            self.book.ran_out.append((began, ended, late))
         if late > GRACE_SECONDS:
             self.book.suspects.append((began, ended, late))
         if tells and result is not _UNAVAILABLE:
@@ -379,6 +382,8 @@ class Traffic:
         self.overslept = naps.worst
         for book in self.books.values():
             book.overdue = sum(not naps.explain(*suspect) for suspect in book.suspects)
+            excesses = [naps.excess(*call) for call in book.ran_out]
+            book.overrun = statistics.median_low(excesses) if len(excesses) > 2 else 0.0
 
     def settle_accounts(self) -> None:
         """Compare what was acknowledged with what is there."""

@@ -78,7 +78,7 @@ def test_interrupts_at_random_moments(any_server, figures):
         ask(cache)
         print(interrupted)
     """
-    figures(wrong=0, note=f"{int(run_script(source, any_server.url))} calls interrupted by a signal")
+    figures(note=f"{int(run_script(source, any_server.url))} calls interrupted by a signal")
 
 
 def test_interrupts_at_every_moment(any_server):

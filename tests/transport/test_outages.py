@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -261,7 +262,7 @@ def test_errors_that_are_passed_on_are_not_logged(make, proxy, lines):
 # --- the circuit breaker ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.cell("slow server", "memory")
+@pytest.mark.cell("slow server", "cache", "limiter", "memory")
 def test_calls_fail_at_once_after_many_that_failed(make, proxy):
     options = RedisOptions(timeout_seconds=0.05, breaker_failures=3, breaker_seconds=0.3)
     memory = make("memory", options=options)
@@ -277,7 +278,7 @@ def test_calls_fail_at_once_after_many_that_failed(make, proxy):
     assert call() == 0
 
 
-@pytest.mark.cell("slow server", "memory")
+@pytest.mark.cell("slow server", "cache", "limiter", "memory")
 def test_a_probe_that_is_cancelled_does_not_keep_the_breaker_open(proxy):
     """Whoever finds out whether Redis is back may leave before it is known; somebody else finds out then."""
 
@@ -301,3 +302,26 @@ def test_a_probe_that_is_cancelled_does_not_keep_the_breaker_open(proxy):
         assert await memory.count("conversation") == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.cell("slow server", "cache", "limiter", "memory", "blocking")
+def test_one_call_at_a_time_finds_out_whether_redis_is_back(proxy):
+    """Of many that ask when the breaker has been open long enough, one waits for Redis; the others fail at once."""
+
+    async def main() -> list[float]:
+        options = RedisOptions(timeout_seconds=0.5, breaker_failures=1, breaker_seconds=0.05)
+        memory = AsyncRedisChatMemory(proxy.url, options=options)
+
+        async def seconds_of_a_failure() -> float:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await memory.count("conversation")
+            return time.monotonic() - began
+
+        await memory.count("conversation")
+        proxy.faults(swallow=True)
+        await seconds_of_a_failure()
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(*(seconds_of_a_failure() for _ in range(20)))
+
+    assert sum(seconds > 0.4 for seconds in asyncio.run(main())) == 1
