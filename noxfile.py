@@ -42,7 +42,7 @@ def tests(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Everything that breaks things on purpose, in its long form and on every server; writes FAULTS.md."""
     session.install(".[all]", *group("tests"))
-    session.run("pytest", "tests", "-m", "cell", "-q", "--faults-report=FAULTS.md", *session.posargs)
+    session.run("pytest", *TOGETHER, "tests", "-m", "cell", "-q", "--faults-report=FAULTS.md", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
