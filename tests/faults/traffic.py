@@ -74,8 +74,12 @@ class Caller(threading.Thread):
     def judge(self) -> None:
         """When the fault is over, and every caller has stopped."""
 
+    def has_noticed_quietly(self) -> bool:
+        """Whether the tool that shows no outage has met one."""
+        return True
+
     def is_served_quietly(self) -> bool:
-        """Whether the tool that shows no outage has noticed that it is over."""
+        """Whether it has noticed that it is over."""
         return True
 
     def call(self, function: Callable[[], Any], *, timed: bool = True, tells: bool = True) -> Any:
@@ -160,6 +164,9 @@ class CacheCaller(Caller):
         if self.call(lambda: self.strict.get(*request)) not in (None, _UNAVAILABLE):
             self.book.wrong.append("an answer that was invalidated")
 
+    def has_noticed_quietly(self) -> bool:
+        return self.quiet.stats.errors > 0
+
     def is_served_quietly(self) -> bool:
         errors = self.quiet.stats.errors
         self.quiet.get(*_request("question 0"))
@@ -189,6 +196,7 @@ class LimiterCaller(Caller):
         self.local = limiter(POLICY_BUDGET, "local")
         self.charged: list[tuple[float, int]] = []
         self.pending: tuple[str, int] | None = None
+        self.degraded = 0
 
     def step(self) -> None:
         what = self.choose.random()
@@ -198,6 +206,7 @@ class LimiterCaller(Caller):
             self.spend_what_is_shared()
         elif what < 0.85:
             decision = self.call(lambda: self.local.consume(self.name_of_own + ", by policy", 1), tells=False)
+            self.degraded += decision.degraded
             self.book.degraded += decision.degraded
             if not decision.allowed:
                 self.book.wrong.append(f"refused by policy: {decision}")
@@ -230,6 +239,9 @@ class LimiterCaller(Caller):
         possible = {known, known - (self.pending[1] if self.pending else 0)}
         if self.traffic.forgets == "nothing" and remaining not in possible:
             self.book.wrong.append(f"{remaining} remain of {possible}")
+
+    def has_noticed_quietly(self) -> bool:
+        return self.degraded > 0
 
     def is_served_quietly(self) -> bool:
         return not self.local.consume(self.name_of_own + ", by policy", 1).degraded
@@ -398,7 +410,10 @@ class Traffic:
     def _wait_until_noticed(self, stops: str) -> None:
         """Or for long enough: whether they have is for the tests to say."""
         until = time.monotonic() + _PATIENCE_SECONDS / 3
-        while not all(self._noticed(tool, book, stops) for (tool, _), book in self.books.items()):
+        while not (
+            all(self._noticed(tool, book, stops) for (tool, _), book in self.books.items())
+            and (stops != "all" or all(caller.has_noticed_quietly() for caller in self.callers))
+        ):
             if time.monotonic() > until:
                 return
             time.sleep(_PAUSE_SECONDS)
