@@ -7,6 +7,7 @@ one. Kinds that are not installed are left out, and the header of the report say
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import fault_cells
 import pytest
 import redis
 import secrecy
+from second_look import SecondLook
 from servers import FACTORIES, Server, ServerNotInstalled, Servers, no_key_without_ttl
 
 figures = fault_cells.figures
@@ -37,7 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts the suite in the background lets it ignore Ctrl-C, and with it every process that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(secrecy, "secrecy")
+    config.pluginmanager.register(SecondLook(), "second look")
     config.addinivalue_line(
         "markers", "lasting_keys(*patterns): keys (regexes) that `expiring_keys` lets live for ever"
     )

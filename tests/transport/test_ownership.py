@@ -149,14 +149,14 @@ def test_the_same_for_awaiting_objects_while_their_loop_lives(named, grace):
 
 
 def test_a_successor_within_the_grace_inherits_the_connection(named, grace):
-    grace(0.2)
+    grace(1.0)
     use(RedisRateLimiter(named.url, options=OPTIONS))
     gc.collect()
     first = named.connections
     assert first, "closed too early"
     successor = RedisRateLimiter(named.url, options=OPTIONS)
     use(successor)
-    time.sleep(0.4)  # past the end of the predecessor's grace, which must not be the successor's
+    time.sleep(1.3)  # past the end of the predecessor's grace, which must not be the successor's
     assert named.connections == first
     use(successor)
     assert named.connections == first
