@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib.util
+import itertools
 import os
 import random
 import re
@@ -326,9 +327,23 @@ def _in_package(package: str, program: str) -> str:
     raise ServerNotInstalled(f"the package {package} is not installed, or carries no {program}")
 
 
+def _own_ports() -> Iterator[int]:
+    """Those of this process of the test run, each once before the first one comes again.
+
+    Below the range for outgoing connections: else one of those may take the port while the server is down.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    ports = list(range(20_000 + 1_500 * worker, 21_500 + 1_500 * worker))
+    random.Random(os.getpid()).shuffle(ports)  # a second run on this machine takes others
+    return itertools.cycle(ports)
+
+
+_ports = _own_ports()
+
+
 def _free_port() -> int:
-    # Below the range for outgoing connections: else one of those may take the port while the server is down.
-    while True:
-        port = random.randint(20_000, 32_000)
+    """One on which nobody listens, and which nobody else was given lately."""
+    for port in _ports:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+            break
+    return port

@@ -70,7 +70,7 @@ def gone(pid: int) -> bool:
     """Whether the process has ended; one that nobody has waited for yet has, too."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -402,5 +402,15 @@ def children(name: str) -> list[int]:
 
 def running_children(name: str) -> list[int]:
     """The process ids of this process's running children of that program."""
-    mine = (int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split())
-    return [pid for pid in mine if not gone(pid) and name in Path(f"/proc/{pid}/cmdline").read_text()]
+    mine: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            mine += map(int, (task / "children").read_text().split())
+    return [pid for pid in mine if not gone(pid) and name in _command_line(pid)]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return ""
