@@ -18,6 +18,9 @@ import secrecy
 from second_look import SecondLook
 from servers import FACTORIES, Server, ServerNotInstalled, Servers, no_key_without_ttl
 
+from ractogateway.redis import exact_cache
+from ractogateway.redis.transport import TimeLimits
+
 figures = fault_cells.figures
 
 _SERVERS = pytest.StashKey[Servers]()
@@ -116,6 +119,12 @@ def any_server(servers: Servers) -> Server:
     shared = servers[next(iter(servers))]
     shared.flush()
     return shared
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches made without ``options`` wait for a busy machine, too: with their own 0.1 s a hit would be none."""
+    monkeypatch.setattr(exact_cache, "_LIMITS", TimeLimits(5.0, 5.0))
 
 
 @pytest.fixture

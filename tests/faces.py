@@ -22,6 +22,7 @@ from ractogateway.redis import (
     AsyncReservation,
     RedisChatMemory,
     RedisExactCache,
+    RedisOptions,
     RedisRateLimiter,
 )
 
@@ -77,7 +78,7 @@ class Maker:
         return getattr(self, "_" + self.face.replace(" ", "_"))(tool, settings)
 
     def _async_url(self, tool, settings):
-        return Awaited(_ASYNC[tool](url=self._url, **settings), self.portal)
+        return Awaited(_ASYNC[tool](url=self._url, **_patient(settings)), self.portal)
 
     def _async_client(self, tool, settings):
         return self._over_async_client(tool, settings, redis.asyncio.Redis.from_url, self._url)
@@ -90,7 +91,7 @@ class Maker:
         return self._over_async_client(tool, settings, fakeredis.FakeAsyncRedis)
 
     def _blocking_url(self, tool, settings):
-        return _BLOCKING[tool](url=self._url, **settings)
+        return _BLOCKING[tool](url=self._url, **_patient(settings))
 
     def _blocking_client(self, tool, settings):
         return self._over_client(tool, settings, lambda: redis.Redis.from_url(self._url))
@@ -127,6 +128,11 @@ class Maker:
         if self._portal is None:
             self._portal = self._stack.enter_context(start_blocking_portal())
         return self._portal
+
+
+def _patient(settings: dict[str, Any]) -> dict[str, Any]:
+    """With a time limit that a busy machine keeps too: a cache's own is so short that it would miss now and then."""
+    return {"options": RedisOptions(timeout_seconds=5.0), **settings}
 
 
 FACES = [

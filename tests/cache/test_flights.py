@@ -22,6 +22,8 @@ from ractogateway.redis._cache import flights
 from ractogateway.redis._cache.checks import tag_id_of
 from ractogateway.redis._cache.store import AnswerStore
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 REQUEST = ("question", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="answer")
 PATIENT = RedisOptions(timeout_seconds=10.0)  # busy machines are slow

@@ -17,6 +17,8 @@ from ractogateway.cache import ExactMatchCache
 from ractogateway.messages import FinishReason, Usage
 from ractogateway.redis import CacheRequest, RedisExactCache
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 # user message, system prompt, model, temperature, max tokens
 REQUEST = ("What is the capital of France?", "Be brief.", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="Paris.", usage=Usage(prompt_tokens=12, completion_tokens=2, total_tokens=14))

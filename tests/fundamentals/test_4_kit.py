@@ -14,6 +14,8 @@ from ractogateway._demo.endpoint import StandInEndpoint
 from ractogateway.errors import ProviderAuthenticationError, ProviderRateLimited
 from ractogateway.redis import RedisExactCache
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 QUESTION = gpt.ChatConfig(user_message="Where is the Louvre?")
 
 

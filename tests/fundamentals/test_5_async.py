@@ -20,6 +20,8 @@ from ractogateway.redis import (
     RedisRateLimiter,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 REQUEST = ("What is the capital of France?", "", "gpt-4o", 0.0, 256)
 ANSWER = LLMResponse(content="Paris.")
 

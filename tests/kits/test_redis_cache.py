@@ -13,8 +13,11 @@ from pydantic import BaseModel
 
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, ProviderUnavailable
 from ractogateway.openai_developer_kit import ChatConfig, LLMResponse
-from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
 
+pytestmark = pytest.mark.usefixtures("patience")
+
+NOWHERE, HASTY = "redis://127.0.0.1:1/0", RedisOptions(timeout_seconds=0.2)
 HELLO = ChatConfig(user_message="Hello", history=[{"role": "user", "content": "a"}])
 
 
@@ -36,7 +39,7 @@ def test_the_async_core_alone_serves_the_async_methods(make_kit, endpoint, asks,
 
 
 def test_without_a_server_every_request_is_answered_by_the_provider(ask, make_kit, endpoint):
-    kit = make_kit(exact_cache=RedisExactCache(url="redis://127.0.0.1:1/0"))
+    kit = make_kit(exact_cache=RedisExactCache(url=NOWHERE, options=HASTY))
 
     assert [ask(kit, HELLO).cached for _ in range(2)] == [False, False]
     assert endpoint.requests == 2
@@ -158,7 +161,7 @@ def test_structured_answers_are_made_again_for_each(make_kit, endpoint, any_serv
 
 
 def test_a_server_that_is_away_costs_no_second_request(make_kit, endpoint, asks):
-    kit = make_kit("slow-50", exact_cache=RedisExactCache("redis://127.0.0.1:1/0", ttl_seconds=60))
+    kit = make_kit("slow-50", exact_cache=RedisExactCache(NOWHERE, ttl_seconds=60, options=HASTY))
     for method in ("chat", "achat"):
         assert asks[method](kit, ChatConfig(user_message="Hello")).cached is False
     assert endpoint.requests == 2

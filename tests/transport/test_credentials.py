@@ -149,7 +149,7 @@ def test_a_provider_that_fails_is_an_outage_and_shows_nothing(guarded):
         def get_credentials(self) -> tuple[str, str]:
             raise LookupError("the secret is: swordfish")
 
-    with Callers("blocking", guarded.url, 0.3, credential_provider=Failing()) as callers:
+    with Callers("blocking", guarded.url, 2.0, credential_provider=Failing()) as callers:
         ended = callers.outcome(WHO)
     assert isinstance(ended.result, StoreUnavailable)
     assert "LookupError" in str(ended.result)

@@ -16,6 +16,8 @@ from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
 from ractogateway.redis._cache import flights
 from ractogateway.redis.transport import asyncio_port
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 FEW = 4
 
 

@@ -28,6 +28,8 @@ from ractogateway.redis import (
     RedisRateLimiter,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text()
 RULES = {
     user: (password, rule.split())

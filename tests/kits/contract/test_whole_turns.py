@@ -19,6 +19,8 @@ from ractogateway.redis import (
     RedisRateLimiter,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 BUDGET = 1_000_000
 
 
