@@ -4,6 +4,7 @@
 
     RactoGatewayError
     ├── InvalidValueError  (also ValueError)     an argument has the right type and a wrong value
+    │   └── ForeignConversation                  the conversation belongs to another user
     ├── InvalidTypeError   (also TypeError)      an argument has the wrong type
     ├── MissingExtraError  (also ImportError)    an optional dependency is not installed
     ├── UnsupportedEventLoopError                the running event loop is not asyncio's
@@ -51,6 +52,7 @@ __all__ = [
     "BlockingCallWarning",
     "BreakerOpen",
     "CertificateRejected",
+    "ForeignConversation",
     "InvalidTypeError",
     "InvalidValueError",
     "MissingExtraError",
@@ -99,6 +101,10 @@ def _rebuild(kind: type[RactoGatewayError], args: tuple[object, ...], state: dic
 
 class InvalidValueError(RactoGatewayError, ValueError):
     """An argument has the right type and a value that cannot work. Nothing was written."""
+
+
+class ForeignConversation(InvalidValueError):
+    """A write to a conversation named a user, and it belongs to another one. Nothing was written."""
 
 
 class InvalidTypeError(RactoGatewayError, TypeError):
@@ -151,7 +157,8 @@ class TurnNotRemembered(RactoGatewayError):
 
     A `RevisionConflict`: the conversation was cleared, replaced or otherwise rewritten meanwhile, and holds nothing of
     this turn. A `StoreUnavailable`: nobody knows, if its ``may_have_applied`` says so; ``memory.extend(conversation_id,
-    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time.
+    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (Name the user
+    there, too, if the request did: ``user_id=``.)
 
     ``response`` is the answer, which was paid for; ``turn`` the messages that were to be appended.
     """

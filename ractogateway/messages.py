@@ -327,7 +327,8 @@ class ChatConfig(_Private, InputModel):
         attachments: Further content of the user message: files (`RactoFile`), or parts in the shape of Chat Completions
             or in the provider's own.
         extra: Goes to the provider's API as it is.
-        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it.
+        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it. In a kit with a ``memory``, also
+            whose the conversation is (for ``erase_user``), unless it is somebody's already.
         conversation_id: Which conversation the turn belongs to, in a kit with a ``memory``, which brings what was said
             before: ``history`` is empty then. A request without one is remembered nowhere. Neither id reaches the
             provider or the cache.
