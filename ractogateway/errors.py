@@ -11,6 +11,7 @@
     ├── BlockingCallInLoopError                  a blocking call inside a running loop, where that is forbidden
     ├── UnsupportedByProvider  (also NotImplementedError)  the kit's provider has no such service
     ├── ToolError                                raised by a tool: its text is for the model to read
+    ├── ToolTimeout        (also TimeoutError)   a tool did not end within its registry's time limit
     ├── RateLimitExceeded                        a reservation was refused; carries the decision
     ├── RevisionConflict                         a conversation has moved on; carries both revisions
     ├── TurnNotRemembered                        a kit's answer is there, its conversation does not hold it
@@ -76,6 +77,7 @@ __all__ = [
     "StoreUnavailable",
     "StructuredOutputError",
     "ToolError",
+    "ToolTimeout",
     "TurnNotRemembered",
     "UnsupportedByProvider",
     "UnsupportedEventLoopError",
@@ -125,6 +127,10 @@ class UnsupportedByProvider(RactoGatewayError, NotImplementedError):
 
 class ToolError(RactoGatewayError):
     """For a tool to raise: the model is told its text, where of any other error it learns the class alone."""
+
+
+class ToolTimeout(RactoGatewayError, TimeoutError):
+    """A tool did not end within the ``tool_timeout_seconds`` of its registry, which cancelled it or left it behind."""
 
 
 class BlockingCallInLoopError(RactoGatewayError):
