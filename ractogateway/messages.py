@@ -110,8 +110,9 @@ class Usage(BaseModel):
 class ToolCall(_Private):
     """A tool the model wants called.
 
-    ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it, which is what goes
-    back to the provider, and the only thing left when the model wrote something that is not a JSON object.
+    ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it (but for halves of
+    surrogate pairs), which is what goes back to the provider, and the only thing left when the model wrote something
+    that is not a JSON object.
     ``provider_fields`` is what else the provider wants back with the call, such as Google's signature of a thought.
     """
 

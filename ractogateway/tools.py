@@ -33,6 +33,7 @@ from pydantic_core import ArgsKwargs, PydanticSerializationError, to_json
 
 from ractogateway._checks import check_duration
 from ractogateway._leaving import acall_within, call_within, late
+from ractogateway._texts import well_formed
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ToolError, ToolTimeout
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ class ToolRegistry:
 
 def result_message(call: ToolCall, told: str) -> dict[str, Any]:
     """A tool's result in the shape of Chat Completions, from which every kit makes its provider's own."""
-    return {"role": "tool", "tool_call_id": call.id, "content": told}
+    return {"role": "tool", "tool_call_id": call.id, "content": well_formed(told)}
 
 
 def unknown(name: str) -> str:
