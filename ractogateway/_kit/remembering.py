@@ -136,9 +136,15 @@ class Remembering:
         if self._given is None or config.conversation_id is None:
             return None
         known = _known_part(config)
-        if known and offers(self._given.face, "check_messages", beside=("extend",)):
+        is_checked = bool(known) and offers(self._given.face, "check_messages", beside=("extend",))
+        if is_checked:
             await side.call(self._given, "check_messages", known)
         changes = await side.call(self._given, "get_changes", config.conversation_id, 0)
+        if is_checked and any(map(_is_pinned, known)):
+            # Of these there is a bound for the whole conversation. Whether what is there could be written again does
+            # not matter: only that it is there.
+            there = [{"role": "system", "content": ""} for message in changes.messages if _is_pinned(message)]
+            await side.call(self._given, "check_messages", [*there, *known])
         return Remembered(config.conversation_id, changes.messages, changes.revision)
 
     async def keep(
@@ -211,6 +217,11 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):  # written in C, say
         return False
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def _is_pinned(message: Mapping[str, Any]) -> bool:
+    """Whether a memory never trims this message."""
+    return message.get("role") in ("developer", "system")
 
 
 def _known_part(config: ChatConfig) -> list[dict[str, Any]]:

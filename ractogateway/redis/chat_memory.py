@@ -142,10 +142,11 @@ class AsyncRedisChatMemory(Core):
 
         Raises:
             InvalidTypeError: one is no message.
-            InvalidValueError: one cannot be kept, or is longer than ``max_message_bytes``; or there is none.
+            InvalidValueError: one cannot be kept, or is longer than ``max_message_bytes``; or there is none, or more
+                than 64 are of system and developers.
         """
         writing.check_messages(messages)
-        self._store.codec.check(messages)
+        writing.check_pinned(self._store.codec.check(messages))
 
     async def replace(
         self,

@@ -22,6 +22,7 @@ from ractogateway.redis.entries import is_for_others
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Guard, Mode, Status, WriteReply
 from ractogateway.redis.transport import Call
+from ractogateway.redis.turns import kind_of
 
 _INDEX_TRIES = 32
 _POP_TRIES = 32
@@ -63,9 +64,7 @@ async def write_entries(
     except StoreRefused as error:
         if error.code != "PINNEDLIMIT":
             raise
-        raise InvalidValueError(
-            f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
-        ) from None
+        raise _too_many_pinned() from None
     revision_of(reply, guard)
     bound = store.terms.max_tokens
     if bound is not None and reply.tokens > bound:
@@ -170,6 +169,18 @@ async def _after(store: Store, place: Place, reply: WriteReply) -> None:
             await outbox.deliver(store, place)
         except StoreError as error:
             store.counters.hook_failed(error)
+
+
+def check_pinned(messages: Sequence[JsonMessage]) -> None:
+    """Refuse more pinned messages than any conversation may hold."""
+    if sum(kind_of(message) == "P" for message in messages) > calls.MAX_PINNED:
+        raise _too_many_pinned()
+
+
+def _too_many_pinned() -> InvalidValueError:
+    return InvalidValueError(
+        f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
+    )
 
 
 def check_messages(
