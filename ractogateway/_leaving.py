@@ -1,8 +1,8 @@
 """Calls that may hang, each in a thread of its own, which is left behind when the time of the call is up.
 
 Nobody can stop a thread: one that was left goes on until its call ends, as a daemon, which holds up no process's exit.
-Of those there are at most `MOST_LEFT` in a process; then no further call is begun, or what hangs would use up its
-memory, a thread a call.
+While there are `MOST_LEFT` of those in a process, no further call is begun, or what hangs would use up its memory, a
+thread a call.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ def _is_settled(model: _Same, core_schema: _Same) -> bool:
         if isinstance(each, dict):
             if not _is_own(each.get("metadata") or {}) or not _is_plain(each.get("cls")):
                 return False
-            rest += [value for name, value in each.items() if name != "default"]
+            # Anybody's value is no schema. (A field may have any name, but is no str.)
+            skipped = "default" if each.get("type") == "default" else None
+            rest += [value for name, value in each.items() if name != skipped]
         elif isinstance(each, (list, tuple)):
             rest += each
     return True
@@ -84,6 +86,8 @@ def _is_settled(model: _Same, core_schema: _Same) -> bool:
 
 def _is_own(metadata: Any) -> bool:
     """Whether the functions that take part in a schema are pydantic's own."""
+    if not isinstance(metadata, dict):
+        return False
     named = ("pydantic_js_functions", "pydantic_js_annotation_functions")
     functions = [function for name in named for function in metadata.get(name) or ()]
     return not callable(metadata.get("pydantic_js_extra")) and all(map(_is_of_pydantic, functions))
@@ -98,4 +102,4 @@ def _is_of_pydantic(function: Any) -> bool:
 def _is_plain(kind: Any) -> bool:
     """Whether the configuration of a class generates nothing."""
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    return not any(callable(config.get(name)) for name in _GENERATORS)
+    return not isinstance(config, dict) or not any(callable(config.get(name)) for name in _GENERATORS)

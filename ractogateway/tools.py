@@ -201,8 +201,8 @@ class ToolRegistry:
         tool_timeout_seconds: How long each of these tools may take; None means without a limit. One whose time is up
             counts as one that raised `ToolTimeout` (by default the model is told that it did not answer). A coroutine
             function is cancelled. Any other function runs in a thread of its own, which is left behind: it goes on
-            until it ends, for its results to be lost. Of such threads a process has 64 at most; while they hang, no
-            further call of a function with a limit is begun, and counts as one whose time is up.
+            until it ends, for its result to be lost. While 64 such threads hang in a process, no further call of a
+            function with a limit is begun: it counts as one whose time is up.
     """
 
     def __init__(self, *, on_error: OnToolError = "tell", tool_timeout_seconds: float | None = None) -> None:

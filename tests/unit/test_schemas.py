@@ -30,6 +30,8 @@ class Part(BaseModel):
 
 class Whole(BaseModel):
     part: Part
+    metadata: dict[str, Any] = {"default": 1, "cls": [2], "metadata": 3}
+    default: str = "default"
     more: dict[str, Part | int] | None = None
     way: Literal["x", "y"] = "x"
 
@@ -101,6 +103,13 @@ class OfClass(BaseModel):
     x: int = 1
 
 
+class OfOddNames(BaseModel):
+    default: OfField
+    metadata: list[OfField]
+    cls: int
+    type: int
+
+
 class OfType(BaseModel):
     x: Own = Own(1)
 
@@ -118,7 +127,7 @@ class OfMethod(BaseModel):
 _of_method = Counter()
 
 
-@pytest.mark.parametrize("inner", [OfField, OfClass, OfType, OfMethod])
+@pytest.mark.parametrize("inner", [OfField, OfClass, OfType, OfMethod, OfOddNames])
 def test_a_schema_that_may_differ_is_made_each_time(inner):
     assert schema_text(inner) != schema_text(inner)
     if inner is not OfMethod:  # asked for of the outer class alone

@@ -12,6 +12,7 @@ from kit_tools import LIMIT, USER
 from ractogateway._demo.answers import count_tokens
 from ractogateway._demo.http11 import send
 from ractogateway.errors import (
+    BlockingCallWarning,
     InvalidTypeError,
     InvalidValueError,
     ProviderConnectionError,
@@ -75,6 +76,18 @@ def test_a_call_that_fails_costs_what_the_provider_may_have_billed(embed: Embed,
     with pytest.raises(ProviderConnectionError):
         embed(kit, TEXTS, user_id=USER)
     assert tools.spent() == -(-len("".join(TEXTS)) // 4) + 4
+
+
+@only_openai
+def test_a_blocking_call_in_a_loop_is_told_of_the_async_way(make, tools):
+    kit = make(rate_limiter=tools.make("rate_limiter"))
+
+    async def main() -> None:
+        kit.embed(TEXTS, user_id=USER)
+
+    with pytest.warns(BlockingCallWarning, match="await aembed") as caught:
+        asyncio.run(main())
+    assert [each.filename for each in caught] == [__file__]
 
 
 @only_openai
