@@ -102,12 +102,8 @@ def test_a_coroutine_function_may_catch_its_cancellation():
     assert run_in_a_loop(registry(tool)) == "what there is so far"
 
 
-@both
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("run", "is_async"), [(run_here, False), (run_in_a_loop, False), (run_in_a_loop, True)])
 def test_a_time_limit_is_the_registrys_to_judge(run: Run, is_async, hanging):
-    if is_async and run is run_here:
-        pytest.skip("call() takes no coroutine functions")
-
     def blocking() -> None:
         hanging.wait()
 
