@@ -12,12 +12,14 @@ import pytest
 from books import Tally
 from faces import Maker
 from injection import FAULTS, Scene
-from probing import outcome, own_server
+from probing import Callers, get, outcome, own_server, put
+from proxy import Proxy
 from servers import Server, wait_until
 
 from ractogateway.errors import BreakerOpen, StoreTimeout, StoreUnavailable
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
+from ractogateway.redis.transport.multiplexer import Multiplexer
 
 HASTY = RedisOptions(timeout_seconds=0.4, breaker_failures=3, breaker_seconds=0.5)
 LIMITS = {"max_tokens_per_minute": 1_000, "window_seconds": 3600.0}
@@ -86,6 +88,21 @@ def test_a_replica_is_read_on_however_many_writes_it_has_refused(host, uses, fig
         again = lambda use=use: not isinstance(outcome(lambda: use.write("third")).result, StoreUnavailable)  # noqa: E731
         wait_until(again, what="writes again")
     tally.judge(figures)
+
+
+@pytest.mark.parametrize("wire", ["multiplexer", "stream"])
+def test_a_connection_to_what_became_a_replica_is_left(host, monkeypatch, wire):
+    """The next one may lead to the successor: behind a name or a Sentinel, another server answers there."""
+    monkeypatch.setattr(Multiplexer, "can_take_over", staticmethod(lambda _connection: wire == "multiplexer"))
+    with Proxy(host.url) as proxy, Callers("awaiting", proxy.url) as callers:
+        assert callers.result(put(b"key", b"value")) == b"OK"
+        before = proxy.accepted
+        host.command("REPLICAOF", "127.0.0.1", "1")
+        started = callers.start(put(b"key", b"another"))
+        wait_until(lambda: proxy.accepted > before, what="a connection anew")
+        assert callers.result(get(b"key")) == b"value"
+        host.command("REPLICAOF", "NO", "ONE")
+        assert started.result(10).result == b"OK"
 
 
 def in_time(call: Callable[[], Any]) -> Any:
