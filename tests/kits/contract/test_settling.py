@@ -70,8 +70,8 @@ def test_of_a_call_that_failed(make, tools):
     assert tools.spent() == 0
 
 
-def test_of_a_call_that_was_answered(ask, make, tools):
-    ask(make(rate_limiter=tools.make("rate_limiter")), question())
+def test_of_a_call_that_was_answered(make, tools):
+    make(rate_limiter=tools.make("rate_limiter")).chat(question())
     once = tools.spent(USER)
     assert asyncio.run(left_while_settling(make, tools, "stand-in", 30.0)) == (True, 1)
     assert tools.spent(USER) == 2 * once
