@@ -171,9 +171,9 @@ class Naps:
 
 
 class Lines(logging.Handler):
-    """Takes down what our loggers say, as (level, line), inside its ``with``."""
+    """Takes down what our loggers say, as (level, line, time), inside its ``with``."""
 
-    def __init__(self, lines: list[tuple[str, str]]) -> None:
+    def __init__(self, lines: list[tuple[str, str, float]]) -> None:
         super().__init__()
         self._lines = lines
         self._logger = logging.getLogger("ractogateway")
@@ -181,7 +181,7 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "ractogateway.redis" or record.levelno >= logging.WARNING:
-            self._lines.append((record.levelname, record.getMessage()))
+            self._lines.append((record.levelname, record.getMessage(), time.monotonic()))
 
     def __enter__(self) -> None:
         self._logger.addHandler(self)

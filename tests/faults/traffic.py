@@ -345,7 +345,7 @@ class Traffic:
         self.began_at = self.ended_at = 0.0
         self.overslept = 0.0
         self.spent = 0
-        self.lines: list[tuple[str, str]] = []
+        self.lines: list[tuple[str, str, float]] = []
         self._options = options or {}
         self._margin_seconds = margin_seconds if forgets == "the last moments" else 0.0
         self._spending = threading.Lock()
