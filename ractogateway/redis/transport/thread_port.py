@@ -110,7 +110,11 @@ class ThreadPort(BlockingPort, RetryingPort):
             deadline = now + (limits.connected if link is not None and link.connected else limits.connecting)
         exchange = _LockExchange(commands, deadline)
         try:
-            lane.thread.hand_over(lane, link, exchange)
+            wire = lane.thread.hand_over(lane, link, exchange)
+            if wire is not None:
+                if wire.read(exchange, deadline):
+                    return exchange
+                now = time.monotonic()
             if exchange.answered.acquire(timeout=max(0.0, deadline - now)):
                 return exchange
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
