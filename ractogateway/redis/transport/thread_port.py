@@ -25,6 +25,7 @@ from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
+from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread, threads_are_patched
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
@@ -162,6 +163,11 @@ class _OnTheLoop(AsyncioPort):
     def __init__(self, endpoint: Endpoint, limits: TimeLimits, breaker: Breaker) -> None:
         super().__init__(endpoint, limits, breaker)
         endpoint.users.discard(self)  # a heartbeat that outlives the object that began it keeps no connection open
+
+    def _link(self, *, bulky: bool) -> Link:
+        link = super()._link(bulky=bulky)
+        link.short_cut = True  # whoever uses it first, blocking callers will, too
+        return link
 
 
 class _AtOnce(Awaitable[None]):
