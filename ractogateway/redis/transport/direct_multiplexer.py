@@ -87,8 +87,9 @@ class DirectMultiplexer(Multiplexer):
         # A signal handler or a finalizer may interrupt this very thread inside the gate and come here: it must not
         # wait.
         if self._in_flight or self._outbox or self._gate.locked():
-            if self._turn is not _LOOP and self._reader_thread == threading.get_ident():
-                self._step_aside()
+            if self._torn and self._reader_thread == threading.get_ident():
+                # It interrupted this very thread between the socket and the replies, and would wait for itself.
+                self._call_soon(self._abort, failures.lost_connection(InterruptedError()))
             return False
         # `with`: no exception of a signal handler comes between its acquiring and its block.
         with self._gate:
@@ -201,13 +202,6 @@ class DirectMultiplexer(Multiplexer):
             self._poll = self._new_poll()
         return bool(self._reader.has_data() or self._poll.poll(0))
 
-    def _step_aside(self) -> None:
-        """Let the loop read: this very thread does, below the signal handler or finalizer that calls now."""
-        if self._torn:
-            self._call_soon(self._abort, failures.lost_connection(InterruptedError()))
-        else:
-            self._call_soon(self._take_turn, True)
-
     def _idle(self) -> bool:
         waiting = self._in_flight or self._outbox or self._rest or self._paused or self._sending or self._torn
         transport = self._transport
@@ -276,7 +270,7 @@ class DirectMultiplexer(Multiplexer):
         if self._looks:
             self._loop.call_later(_LOOK_SECONDS, self._look, context=self._context)
 
-    def _take_turn(self, by_force: bool = False) -> None:
+    def _take_turn(self, *, by_force: bool = False) -> None:
         """Read in the loop: now, or when the caller who reads is through."""
         with self._gate:
             if self._turn is _LOOP:
@@ -316,10 +310,7 @@ class DirectMultiplexer(Multiplexer):
         with self._gate:
             self._turn, used = _LOOP, self._socket
             self._socket = None
-        if used is not None:
-            with contextlib.suppress(OSError):  # whoever waits at it wakes up
-                used.shutdown(socket.SHUT_RDWR)
-            if self._seat.acquire(blocking=False):  # else the caller closes it: not under its very system call
-                used.close()
-                self._seat.release()
+        if used is not None and self._seat.acquire(blocking=False):
+            used.close()
+            self._seat.release()  # where it was taken, the caller closes it: not under its very system call
         super().connection_lost(exc)
