@@ -142,7 +142,7 @@ def test_a_signal_handler_that_takes_its_time(any_server):
 @pytest.mark.parametrize("after", ["recv_into", "feed", "gets"])
 def test_a_call_between_the_socket_and_the_replies(any_server, after):
     """By a signal handler or finalizer, in the very thread that reads: the connection is given up, no caller is."""
-    port = blocking_port(any_server.url, 10.0)
+    port = blocking_port(any_server.url, 10.0, stall_seconds=60.0)
     run(port, put(b"key", b"value"))
     alone(port)
     heard: list[object] = []
@@ -167,7 +167,9 @@ def test_a_signal_handler_that_forks(any_server):
     has connections of its own."""
     source = """
     import signal, time
+    from ractogateway.redis.transport import direct_multiplexer
 
+    direct_multiplexer._LOOK_SECONDS = 30.0  # so that the child waits at the socket until the reply comes
     parent = os.getpid()
 
     def fork(*_):
