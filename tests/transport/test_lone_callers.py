@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import select
+import socket
 import threading
 import time
 
@@ -168,6 +169,17 @@ def test_a_storm_of_few(any_server, callers):
         assert not thread.is_alive(), "a caller hangs"
     assert not wrong
     assert late
+
+
+def test_a_default_timeout_for_sockets_is_none_of_ours(any_server):
+    socket.setdefaulttimeout(30.0)
+    try:
+        port = blocking_port(any_server.url, 60.0, max_in_flight=4095)  # a connection that nobody has made before
+        alone(port)
+        wait_until(lambda: wire_of(port)._turn is not None)  # the loop has looked, and reads
+        assert outcome(lambda: run(port, echo(b"mine"))).seconds < AT_ONCE_SECONDS
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def test_bursts_after_loneliness(any_server):

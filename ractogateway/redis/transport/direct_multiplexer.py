@@ -70,11 +70,13 @@ class DirectMultiplexer(Multiplexer):
     def renew_after_fork(self) -> None:
         """In a forked child: the connection is the parent's, also for who forked in a signal handler while it read."""
         self._turn, self._socket = _LOOP, None
+        self._gate, self._seat = threading.Lock(), threading.Lock()
 
     def open_short_cut(self) -> None:
         """Let callers in. It costs a file descriptor."""
         if self._transport.get_extra_info("sslcontext") is None:
             self._socket = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+            self._socket.setblocking(False)  # as it is; but Python may have been told another default
             # A loop that is closed without a farewell never calls `connection_lost`.
             weakref.finalize(self, self._socket.close).atexit = False
 
