@@ -23,7 +23,7 @@ from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
-from ractogateway.redis.transport.exchange import Exchange, SentExchange
+from ractogateway.redis.transport.exchange import UNANSWERED, Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
 from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint
@@ -184,7 +184,10 @@ class _LockExchange(Exchange):
     ended: Awaitable[None] = _AtOnce()
 
     def __init__(self, commands: Sequence[Command], deadline: float) -> None:
-        super().__init__(commands, deadline)
+        # As the base does; spelled out, for one is made with every command.
+        self.commands, self.deadline = commands, deadline
+        self.replies = [UNANSWERED] * len(commands)
+        self.failure, self.sent, self.abandoned = None, False, False
         self.answered = threading.Lock()
         self.answered.acquire()
 
