@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from ractogateway._kit.computing import Compute, OwnCall, Wanted, storable_copy
 from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import RequestIdentity
-from ractogateway._kit.sides import Side
+from ractogateway._kit.sides import Join, Side
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse
@@ -22,6 +23,7 @@ __all__ = ["AsyncExactCache", "CacheAccess"]
 
 _log = logging.getLogger("ractogateway.kit")
 _METHODS = ("get", "put")
+_COMPUTE, _AHEAD = "get_or_compute", "get_or_compute_ahead"
 
 
 class AsyncExactCache(Protocol):
@@ -62,20 +64,28 @@ class CacheAccess:
         self.given = (
             None if cache is None else Given("exact_cache", cache, _METHODS, like="ExactMatchCache and RedisExactCache")
         )
-        self._computes: dict[type[Side], bool] = {}
+        self._ways: dict[type[Side], str | None] = {}
         self._unnameable_seen = False
 
-    async def answer(self, side: Side, wanted: Wanted, compute: Compute) -> LLMResponse:
+    async def answer(self, side: Side, wanted: Wanted, compute: Compute, ending: list[Join]) -> LLMResponse:
         """The stored answer, or what ``compute`` returns.
 
-        A cache with ``get_or_compute`` decides who of all that ask at the same time computes.
+        A cache with ``get_or_compute`` decides who of all that ask at the same time computes. One with
+        ``get_or_compute_ahead`` hands an answer out before it is stored; what waits for that is appended to ``ending``.
         """
-        if self.given is not None and wanted.max_temperature is not None and self._can_compute(side, self.given):
+        given, way = self.given, None
+        if given is not None and wanted.max_temperature is not None:
+            way = self._way_to_compute(side, given)
+        if given is not None and way is not None:
             own = OwnCall(compute)
             found, broke = None, None
             make, limits = side.function(own.make), wanted.limits()
             try:
-                found = await side.call(self.given, "get_or_compute", *wanted.identity.fields, make, **limits)
+                found = await side.call(given, way, *wanted.identity.fields, make, **limits)
+                if way == _AHEAD:
+                    found, stored = found
+                    if stored is not None:
+                        ending.append(partial(self._stored, stored))
             except Exception as error:  # noqa: BLE001 - see lookup
                 broke = error
             if (answer := self._of(own, broke)) is not None:
@@ -109,12 +119,20 @@ class CacheAccess:
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
 
-    def _can_compute(self, side: Side, given: Given) -> bool:
+    async def _stored(self, stored: Join) -> None:
+        try:
+            await stored()
+        except Exception as error:  # noqa: BLE001 - see lookup
+            self._failed("store", error)
+
+    def _way_to_compute(self, side: Side, given: Given) -> str | None:
+        """The method by which the cache decides who computes; None where it has none."""
         kind = type(side)
-        if kind not in self._computes:
-            target = side.target(given)
-            self._computes[kind] = target is not None and offers(target, "get_or_compute", beside=_METHODS)
-        return self._computes[kind]
+        if kind not in self._ways:
+            target, ways = side.target(given), {_COMPUTE: _METHODS, _AHEAD: (*_METHODS, _COMPUTE)}
+            offered = [way for way, beside in ways.items() if target is not None and offers(target, way, beside=beside)]
+            self._ways[kind] = offered[-1] if _COMPUTE in offered else None
+        return self._ways[kind]
 
     def _of(self, own: OwnCall, broke: Exception | None) -> LLMResponse | None:
         """The answer of the caller's own call, if there was one. Its failure is raised; the cache's is a miss."""

@@ -8,6 +8,11 @@
 6. If the answer calls tools, they run, and 2 to 5 are gone through again, with their results.
 7. The memory appends the whole turn.
 
+For async callers, the writes of 5 and 7 are under way together: 5 is begun, and goes on by itself whatever becomes of
+its caller, while 6 and 7 are done. The answer is handed out, or a turn that could not be appended told of, when all of
+them have ended. None depends on another's success: what was paid for is settled and stored also where no turn can be
+appended.
+
 Of all who make the same request at the same time (``chat`` and ``achat``, with a cache that computes), one goes through
 3 to 5 and pays; the others wait in 2. Where a cache renews an answer before its end, the user pays whose call began it.
 """
@@ -33,7 +38,7 @@ from ractogateway._kit.request import effective_temperature, may_store
 from ractogateway._kit.rounds import converse, converse_stream
 from ractogateway._kit.sides import Side
 from ractogateway._kit.structured import with_parsed
-from ractogateway.errors import StructuredOutputError
+from ractogateway.errors import StructuredOutputError, TurnNotRemembered
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
 
 __all__ = ["Flow"]
@@ -105,7 +110,7 @@ class Flow:
                 return await complete(asking, request)
 
         notes.meters.append(asking.meter)
-        response = await self._cache.answer(side, self._wanted(request), paid)
+        response = await self._cache.answer(side, self._wanted(request), paid, notes.ending)
         if response.cached:
             notes.meters.remove(asking.meter)  # what was asked for it, somebody else asked
         return response
@@ -131,7 +136,11 @@ class Flow:
         if answer is None:
             raise RuntimeError("a stream ended without its last chunk")
         if may_store(request.config, answer, self._cache_max_temperature):
-            await self._cache.store(side, request.identity, answer)
+            store = partial(self._cache.store, side, request.identity, answer)
+            if self._remembering.concerns(request.config):
+                notes.ending.append(await side.begin(store))  # meanwhile the turn is remembered
+            else:
+                await store()
         yield final_chunk(answer)
 
     def _after(self, before: Remembered | None, request: Request, notes: Notes) -> Request:
@@ -146,9 +155,12 @@ class Flow:
     ) -> LLMResponse:
         """The turn remembered, and the answer with the report of its call."""
         notes.cached = response.cached
-        notes.revision = await self._remembering.keep(side, request.config, before, response)
-        for settled in notes.settling:
-            await settled()
+        try:
+            notes.revision = await self._remembering.keep(side, request.config, before, response)
+        except TurnNotRemembered:
+            await notes.ended()
+            raise
+        await notes.ended()
         return notes.on(response)
 
     def _wanted(self, request: Request) -> Wanted:

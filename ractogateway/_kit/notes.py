@@ -33,12 +33,17 @@ class Notes:
     settled_tokens: int | None = None
     history_messages: int | None = None
     revision: int | None = None
-    settling: list[Join] = field(default_factory=list)
+    ending: list[Join] = field(default_factory=list)  # what was begun, and goes on by itself
 
     @property
     def calls(self) -> int:
         """Requests to the provider."""
         return sum(meter.calls for meter in self.meters)
+
+    async def ended(self) -> None:
+        """Until all that was begun for this call is done."""
+        for join in self.ending:
+            await join()
 
     def on(self, response: LLMResponse) -> LLMResponse:
         """``response`` with the report of its call."""
