@@ -7,8 +7,7 @@ reaches its caller whatever happens to the cache); and nothing it does writes a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from ractogateway._kit.computing import Compute, OwnCall, Wanted, storable_copy
@@ -85,7 +84,7 @@ class CacheAccess:
                 if way == _AHEAD:
                     found, stored = found
                     if stored is not None:
-                        ending.append(partial(self._stored, stored))
+                        ending.append(lambda: self._attempted(stored()))
             except Exception as error:  # noqa: BLE001 - see lookup
                 broke = error
             if (answer := self._of(own, broke)) is not None:
@@ -96,7 +95,7 @@ class CacheAccess:
         if answer is None:
             answer = await compute()
             if wanted.may_store(answer):
-                await self.store(side, wanted.identity, answer)
+                ending.append(await self.begin_to_store(side, wanted.identity, answer))
         return answer
 
     async def lookup(self, side: Side, identity: RequestIdentity) -> LLMResponse | None:
@@ -110,18 +109,25 @@ class CacheAccess:
             return None
         return self._checked(answer)
 
-    async def store(self, side: Side, identity: RequestIdentity, response: LLMResponse) -> None:
-        """Store an answer."""
-        if self.given is None:
-            return
+    async def begin_to_store(self, side: Side, identity: RequestIdentity, response: LLMResponse) -> Join:
+        """Begin to store an answer; what waits for the end of that."""
+        given = self.given
+        if given is None:
+            return _nothing
         try:
-            await side.call(self.given, "put", *identity.fields, storable_copy(response), context=identity.context)
+            kept = storable_copy(response)  # at once: from here on the answer is its caller's
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
+            return _nothing
 
-    async def _stored(self, stored: Join) -> None:
+        async def store() -> None:
+            await self._attempted(side.call(given, "put", *identity.fields, kept, context=identity.context))
+
+        return await side.begin(store)
+
+    async def _attempted(self, storing: Awaitable[None]) -> None:
         try:
-            await stored()
+            await storing
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
 
@@ -169,3 +175,7 @@ class CacheAccess:
                 "a request the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
                 error,
             )
+
+
+async def _nothing() -> None:
+    """There is no cache to wait for."""

@@ -136,11 +136,7 @@ class Flow:
         if answer is None:
             raise RuntimeError("a stream ended without its last chunk")
         if may_store(request.config, answer, self._cache_max_temperature):
-            store = partial(self._cache.store, side, request.identity, answer)
-            if self._remembering.concerns(request.config):
-                notes.ending.append(await side.begin(store))  # meanwhile the turn is remembered
-            else:
-                await store()
+            notes.ending.append(await self._cache.begin_to_store(side, request.identity, answer))
         yield final_chunk(answer)
 
     def _after(self, before: Remembered | None, request: Request, notes: Notes) -> Request:
