@@ -10,6 +10,7 @@ meanwhile: that is a `TurnNotRemembered`.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,6 +175,6 @@ class Remembering:
 
 
 def _known_part(config: ChatConfig) -> list[dict[str, Any]]:
-    """What a turn begins with, whatever is answered."""
+    """What a turn begins with, whatever is answered: a copy, for whoever keeps it."""
     new = user_shape(config)
-    return [*([] if new is None else [new]), *following_shapes(config)]
+    return copy.deepcopy([*([] if new is None else [new]), *following_shapes(config)])

@@ -159,9 +159,13 @@ def shaped(name: str, messages: Sequence[Message | Mapping[str, Any]]) -> list[d
     Raises:
         InvalidTypeError, InvalidValueError: as `history_shapes` and `snapshot` do.
     """
+    if not isinstance(messages, (list, tuple)):  # put there by hand
+        messages = _as_messages(name, messages)
     plain = [shape for each in messages if (shape := _plain_shape(each)) is not None]
-    # Most are. Others are copied together: what one holds, another may hold, too.
-    return _Shaped(plain if len(plain) == len(messages) else _copied(name, _shapes_of(name, messages)))
+    if len(plain) == len(messages):  # most are
+        return _Shaped(plain)
+    # Copied before they are written, which uses an iterator up, and together: what one holds, another may hold, too.
+    return _Shaped(_shapes_of(name, _copied(name, _as_messages(name, messages))))
 
 
 def _plain_shape(message: Message | Mapping[str, Any]) -> dict[str, Any] | None:
@@ -293,8 +297,8 @@ def identify(
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
     """
     everything_else = {
-        "history": history_shapes(config),
-        "following": following_shapes(config),
+        "history": list(history_shapes(config)),
+        "following": list(following_shapes(config)),
         "tools": definitions(config.tools),
         "response_model": config.response_model,
         "attachments": [_as_identified(part) for part in config.attachments],
