@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+from functools import partial
 from typing import Final, NamedTuple
 
 from ractogateway.cache.policy import is_storable
@@ -252,9 +253,9 @@ class Computations:
                     break
         finally:
             self._lookups.table.leave(flight)
-        if flight.shared is None:
+        response = None if flight.shared is None else flight.shared()
+        if response is None:
             return None
-        response = flight.shared.as_hit()
         self._count("coalesced", response)
         return response
 
@@ -313,12 +314,9 @@ class Computations:
             return False
         began = self._outage.began()
         try:
-            with contextlib.suppress(Exception):  # what cannot be copied may be storable
-                flight.shared = response.as_stored()
             envelope = self._store.seal(response, question.fingerprint)
-            # In the form of a hit, which whoever comes a moment later gets.
-            if (stored := self._store.open(envelope, question.fingerprint)) is not None:
-                flight.shared = stored.as_stored()
+            # What whoever comes a moment later finds in the store. Mostly nobody waits, so each makes its own of it.
+            flight.shared = partial(self._store.open, envelope, question.fingerprint)
             if flight.claim:
                 compute_ms, claim = math.ceil(seconds * 1000), flight.claim
                 await self._store.write(
@@ -331,6 +329,8 @@ class Computations:
         except Exception as error:  # noqa: BLE001 - it was paid for, so it is returned all the same
             logger.warning("exact cache: an answer could not be stored: %s", type(error).__name__)
             self._counts.add("errors")
+            with contextlib.suppress(Exception):  # nor, perhaps, copied
+                flight.shared = response.as_stored().as_hit
             return False
         return True
 

@@ -78,7 +78,7 @@ class Flight:
         done: it has ended.
         result: what it returned to whoever began it.
         error: what it raised.
-        shared: the answer for everybody else; None if there is none.
+        shared: makes the answer for each of the others, marked as a hit; None if there is none.
         callers: how many wait for it; when nobody does any more before there is an answer, it is cancelled.
     """
 
@@ -105,7 +105,7 @@ class Flight:
         self.done = Signal()
         self.result: LLMResponse | None = None
         self.error: BaseException | None = None
-        self.shared: LLMResponse | None = None
+        self.shared: Callable[[], LLMResponse | None] | None = None
         self.callers = 1
         self.cancel: Callable[[], object] | None = None
 
