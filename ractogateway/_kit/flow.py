@@ -9,9 +9,8 @@
 7. The memory appends the whole turn.
 
 For async callers, the writes of 5 and 7 are under way together: 5 is begun, and goes on by itself whatever becomes of
-its caller, while 6 and 7 are done. The answer is handed out, or a turn that could not be appended told of, when all of
-them have ended. None depends on another's success: what was paid for is settled and stored also where no turn can be
-appended.
+its caller, while 6 and 7 are done. The answer is handed out, or an error of 6 or 7 raised, when all of them have ended.
+None depends on another's success: what was paid for is settled and stored also where no turn can be appended.
 
 Of all who make the same request at the same time (``chat`` and ``achat``, with a cache that computes), one goes through
 3 to 5 and pays; the others wait in 2. Where a cache renews an answer before its end, the user pays whose call began it.
@@ -38,7 +37,7 @@ from ractogateway._kit.request import effective_temperature, may_store
 from ractogateway._kit.rounds import converse, converse_stream
 from ractogateway._kit.sides import Side
 from ractogateway._kit.structured import with_parsed
-from ractogateway.errors import StructuredOutputError, TurnNotRemembered
+from ractogateway.errors import StructuredOutputError
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
 
 __all__ = ["Flow"]
@@ -78,7 +77,7 @@ class Flow:
 
     async def answer(self, side: Side, request: Request) -> LLMResponse:
         """Answer one request, and run the tools that the model asks for."""
-        with Notes(self._preparation.model) as notes:
+        async with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             response = await converse(side, self._preparation, asked, partial(self._answer, side, notes))
@@ -87,7 +86,7 @@ class Flow:
     async def stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """`answer` piece by piece."""
         response: LLMResponse | None = None
-        with Notes(self._preparation.model) as notes:
+        async with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             pieces = converse_stream(side, self._preparation, asked, partial(self._stream, side, notes))
@@ -151,11 +150,7 @@ class Flow:
     ) -> LLMResponse:
         """The turn remembered, and the answer with the report of its call."""
         notes.cached = response.cached
-        try:
-            notes.revision = await self._remembering.keep(side, request.config, before, response)
-        except TurnNotRemembered:
-            await notes.ended()
-            raise
+        notes.revision = await self._remembering.keep(side, request.config, before, response)
         await notes.ended()
         return notes.on(response)
 

@@ -13,6 +13,7 @@ import redis
 from kit_tools import ARGUMENTS, CONVERSATION, Tools, question
 from proxy import Proxy
 
+from ractogateway import ToolRegistry
 from ractogateway.errors import StoreUnavailable, TurnNotRemembered
 from ractogateway.redis import RedisOptions
 
@@ -275,6 +276,19 @@ def test_a_turn_that_cannot_be_appended_is_told_of_when_all_else_has_ended(make_
     monkeypatch.setattr(memory, "extend", lost)
     with pytest.raises(TurnNotRemembered):
         asyncio.run(make_kit(exact_cache=cache, memory=memory).achat(question()))
+    assert cache.asked == ["stored"]
+
+
+def test_a_tool_that_raises_is_told_of_when_the_answer_before_it_is_stored(make_kit):
+    registry, cache = ToolRegistry(on_error="raise"), Ahead()
+
+    @registry.tool
+    async def get_weather(city: str) -> str:
+        raise ZeroDivisionError
+
+    config = question("Use get_weather", tools=registry, tool_rounds=1)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(make_kit(exact_cache=cache).achat(config))
     assert cache.asked == ["stored"]
 
 
