@@ -348,7 +348,7 @@ PAIRS = [
     (tools.RedisChatMemory, tools.AsyncRedisChatMemory),
 ]
 ONLY_BLOCKING = {"aio", "close"}
-ONLY_ASYNC = {"aclose", "size"}
+ONLY_ASYNC = {"aclose", "get_or_compute_ahead", "size"}
 VALUES = {"stats", "decision", "tokens", "slot_lost"}
 BOTH_WAYS = {"reserve"}
 """Awaited for a reservation, or entered: no coroutine function, and what it makes has a blocking twin."""
@@ -397,6 +397,7 @@ def test_the_guide_tells_where_they_differ():
         "await cache.stats()",
         "len(cache)",
         "cache.size()",
+        "get_or_compute_ahead",
         "aclose()",
         "aio",
     ):

@@ -124,7 +124,7 @@ class Charge:
         if self._reservation is None:
             return
         if error is None:  # meanwhile the cache stores the answer
-            self._notes.settling.append(await self._asking.side.begin(self._end))
+            self._notes.ending.append(await self._asking.side.begin(self._end))
         else:
             await self._asking.side.cleanup(self._end, seconds=_SETTLE_SECONDS)
 

@@ -7,13 +7,13 @@ reaches its caller whatever happens to the cache); and nothing it does writes a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from ractogateway._kit.computing import Compute, OwnCall, Wanted, storable_copy
 from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import RequestIdentity
-from ractogateway._kit.sides import Side
+from ractogateway._kit.sides import Join, Side
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.errors import BlockingCallInLoopError, BlockingCallWarning, InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse
@@ -22,6 +22,7 @@ __all__ = ["AsyncExactCache", "CacheAccess"]
 
 _log = logging.getLogger("ractogateway.kit")
 _METHODS = ("get", "put")
+_COMPUTE, _AHEAD = "get_or_compute", "get_or_compute_ahead"
 
 
 class AsyncExactCache(Protocol):
@@ -62,20 +63,28 @@ class CacheAccess:
         self.given = (
             None if cache is None else Given("exact_cache", cache, _METHODS, like="ExactMatchCache and RedisExactCache")
         )
-        self._computes: dict[type[Side], bool] = {}
+        self._ways: dict[type[Side], str | None] = {}
         self._unnameable_seen = False
 
-    async def answer(self, side: Side, wanted: Wanted, compute: Compute) -> LLMResponse:
+    async def answer(self, side: Side, wanted: Wanted, compute: Compute, ending: list[Join]) -> LLMResponse:
         """The stored answer, or what ``compute`` returns.
 
-        A cache with ``get_or_compute`` decides who of all that ask at the same time computes.
+        A cache with ``get_or_compute`` decides who of all that ask at the same time computes. One with
+        ``get_or_compute_ahead`` hands an answer out before it is stored; what waits for that is appended to ``ending``.
         """
-        if self.given is not None and wanted.max_temperature is not None and self._can_compute(side, self.given):
+        given, way = self.given, None
+        if given is not None and wanted.max_temperature is not None:
+            way = self._way_to_compute(side, given)
+        if given is not None and way is not None:
             own = OwnCall(compute)
             found, broke = None, None
             make, limits = side.function(own.make), wanted.limits()
             try:
-                found = await side.call(self.given, "get_or_compute", *wanted.identity.fields, make, **limits)
+                found = await side.call(given, way, *wanted.identity.fields, make, **limits)
+                if way == _AHEAD:
+                    found, stored = found
+                    if stored is not None:
+                        ending.append(lambda: self._attempted(stored()))
             except Exception as error:  # noqa: BLE001 - see lookup
                 broke = error
             if (answer := self._of(own, broke)) is not None:
@@ -86,7 +95,7 @@ class CacheAccess:
         if answer is None:
             answer = await compute()
             if wanted.may_store(answer):
-                await self.store(side, wanted.identity, answer)
+                ending.append(await self.begin_to_store(side, wanted.identity, answer))
         return answer
 
     async def lookup(self, side: Side, identity: RequestIdentity) -> LLMResponse | None:
@@ -100,21 +109,36 @@ class CacheAccess:
             return None
         return self._checked(answer)
 
-    async def store(self, side: Side, identity: RequestIdentity, response: LLMResponse) -> None:
-        """Store an answer."""
-        if self.given is None:
-            return
+    async def begin_to_store(self, side: Side, identity: RequestIdentity, response: LLMResponse) -> Join:
+        """Begin to store an answer; what waits for the end of that."""
+        given = self.given
+        if given is None:
+            return _nothing
         try:
-            await side.call(self.given, "put", *identity.fields, storable_copy(response), context=identity.context)
+            kept = storable_copy(response)  # at once: from here on the answer is its caller's
+        except Exception as error:  # noqa: BLE001 - see lookup
+            self._failed("store", error)
+            return _nothing
+
+        async def store() -> None:
+            await self._attempted(side.call(given, "put", *identity.fields, kept, context=identity.context))
+
+        return await side.begin(store)
+
+    async def _attempted(self, storing: Awaitable[None]) -> None:
+        try:
+            await storing
         except Exception as error:  # noqa: BLE001 - see lookup
             self._failed("store", error)
 
-    def _can_compute(self, side: Side, given: Given) -> bool:
+    def _way_to_compute(self, side: Side, given: Given) -> str | None:
+        """The method by which the cache decides who computes; None where it has none."""
         kind = type(side)
-        if kind not in self._computes:
-            target = side.target(given)
-            self._computes[kind] = target is not None and offers(target, "get_or_compute", beside=_METHODS)
-        return self._computes[kind]
+        if kind not in self._ways:
+            target, ways = side.target(given), {_COMPUTE: _METHODS, _AHEAD: (*_METHODS, _COMPUTE)}
+            offered = [way for way, beside in ways.items() if target is not None and offers(target, way, beside=beside)]
+            self._ways[kind] = offered[-1] if _COMPUTE in offered else None
+        return self._ways[kind]
 
     def _of(self, own: OwnCall, broke: Exception | None) -> LLMResponse | None:
         """The answer of the caller's own call, if there was one. Its failure is raised; the cache's is a miss."""
@@ -151,3 +175,7 @@ class CacheAccess:
                 "a request the exact cache cannot name, or whose answer it cannot keep, bypasses it: %s (logged once)",
                 error,
             )
+
+
+async def _nothing() -> None:
+    """There is no cache to wait for."""

@@ -59,12 +59,14 @@ class _Attempts:
         self.request = request
         self._asking = asking
         self._left = request.config.correction_retries
-        self._usage = Usage()
+        self._spent: Usage | None = None  # by all attempts before
 
     def judge(self, answer: LLMResponse) -> LLMResponse | Misfit:
         """The answer with its parsed value and what all attempts cost, or what is wrong with it."""
-        self._usage += answer.usage
-        return parse(answer.model_copy(update={"usage": self._usage}), self.request.config.response_model)
+        if self._spent is not None:
+            answer = answer.model_copy(update={"usage": self._spent + answer.usage})
+        self._spent = answer.usage
+        return parse(answer, self.request.config.response_model)
 
     def correct(self, misfit: Misfit) -> None:
         """Ask again next time, or give up.

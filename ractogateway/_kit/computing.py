@@ -68,4 +68,5 @@ def storable_copy(response: LLMResponse) -> LLMResponse:
     ``parsed`` is made again from ``content`` on a hit, which any store can hold. The copy is deep, so that a caller who
     changes the answer it got does not change the stored one.
     """
-    return response.model_copy(update={"raw": None, "parsed": None}).model_copy(deep=True)
+    kept = response.model_copy(update={"raw": None, "parsed": None})
+    return kept.twin(kept.changeable_fields())

@@ -8,6 +8,10 @@
 6. If the answer calls tools, they run, and 2 to 5 are gone through again, with their results.
 7. The memory appends the whole turn.
 
+For async callers, the writes of 5 and 7 are under way together: 5 is begun, and goes on by itself whatever becomes of
+its caller, while 6 and 7 are done. The answer is handed out, or an error of 6 or 7 raised, when all of them have ended.
+None depends on another's success: what was paid for is settled and stored also where no turn can be appended.
+
 Of all who make the same request at the same time (``chat`` and ``achat``, with a cache that computes), one goes through
 3 to 5 and pays; the others wait in 2. Where a cache renews an answer before its end, the user pays whose call began it.
 """
@@ -73,7 +77,7 @@ class Flow:
 
     async def answer(self, side: Side, request: Request) -> LLMResponse:
         """Answer one request, and run the tools that the model asks for."""
-        with Notes(self._preparation.model) as notes:
+        async with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             response = await converse(side, self._preparation, asked, partial(self._answer, side, notes))
@@ -82,7 +86,7 @@ class Flow:
     async def stream(self, side: Side, request: Request) -> AsyncGenerator[StreamChunk, None]:
         """`answer` piece by piece."""
         response: LLMResponse | None = None
-        with Notes(self._preparation.model) as notes:
+        async with Notes(self._preparation.model) as notes:
             before = await self._remembering.load(side, request.config)
             asked = self._after(before, request, notes)
             pieces = converse_stream(side, self._preparation, asked, partial(self._stream, side, notes))
@@ -105,7 +109,7 @@ class Flow:
                 return await complete(asking, request)
 
         notes.meters.append(asking.meter)
-        response = await self._cache.answer(side, self._wanted(request), paid)
+        response = await self._cache.answer(side, self._wanted(request), paid, notes.ending)
         if response.cached:
             notes.meters.remove(asking.meter)  # what was asked for it, somebody else asked
         return response
@@ -131,7 +135,7 @@ class Flow:
         if answer is None:
             raise RuntimeError("a stream ended without its last chunk")
         if may_store(request.config, answer, self._cache_max_temperature):
-            await self._cache.store(side, request.identity, answer)
+            notes.ending.append(await self._cache.begin_to_store(side, request.identity, answer))
         yield final_chunk(answer)
 
     def _after(self, before: Remembered | None, request: Request, notes: Notes) -> Request:
@@ -147,8 +151,7 @@ class Flow:
         """The turn remembered, and the answer with the report of its call."""
         notes.cached = response.cached
         notes.revision = await self._remembering.keep(side, request.config, before, response)
-        for settled in notes.settling:
-            await settled()
+        await notes.ended()
         return notes.on(response)
 
     def _wanted(self, request: Request) -> Wanted:

@@ -22,7 +22,10 @@ _log = logging.getLogger("ractogateway.kit")
 
 @dataclass(slots=True, repr=False)
 class Notes:
-    """Taken while a call goes on; a block (``with``) writes the line at its end. No text and no id is in them."""
+    """Taken while a call goes on; a block (``async with``) writes the line at its end. No text and no id is in them.
+
+    A call that fails has waited for what it had begun, too; one that is cancelled has not.
+    """
 
     model: str
     meters: list[Meter] = field(default_factory=list)
@@ -33,7 +36,7 @@ class Notes:
     settled_tokens: int | None = None
     history_messages: int | None = None
     revision: int | None = None
-    settling: list[Join] = field(default_factory=list)
+    ending: list[Join] = field(default_factory=list)  # what was begun, and goes on by itself
 
     @property
     def calls(self) -> int:
@@ -42,7 +45,7 @@ class Notes:
 
     async def ended(self) -> None:
         """Until all that was begun for this call is done."""
-        for join in self.settling:
+        for join in self.ending:
             await join()
 
     def on(self, response: LLMResponse) -> LLMResponse:
@@ -59,12 +62,14 @@ class Notes:
         )
         return response.model_copy(update={"gateway": report})
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            await self.ended()
         if not _log.isEnabledFor(logging.DEBUG):
             return
         decision = self.decision

@@ -8,7 +8,7 @@ from typing import Any
 
 from ractogateway._checks import check_id
 from ractogateway._kit.provider import Provider
-from ractogateway._kit.request import RequestIdentity, identify, snapshot, toolbox
+from ractogateway._kit.request import RequestIdentity, identify, shaped, snapshot, toolbox
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ChatConfig, Message
 from ractogateway.prompts import RactoPrompt
@@ -40,8 +40,13 @@ class Request:
         return self._identify(self.config)
 
     def having(self, **messages: list[Message | Mapping[str, Any]]) -> Request:
-        """The same request with other messages in these fields of its config."""
-        return Request(self.config.model_copy(update=messages), self.tools, self._identify)
+        """The same request with other messages in these fields of its config.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: They cannot be sent.
+        """
+        update = {name: shaped(name, value) for name, value in messages.items()}
+        return Request(self.config.model_copy(update=update), self.tools, self._identify)
 
 
 class Preparation:

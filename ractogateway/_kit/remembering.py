@@ -14,6 +14,7 @@ the turn is appended all the same, by a second write that names nobody: an answe
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -225,6 +226,6 @@ def _is_pinned(message: Mapping[str, Any]) -> bool:
 
 
 def _known_part(config: ChatConfig) -> list[dict[str, Any]]:
-    """What a turn begins with, whatever is answered."""
+    """What a turn begins with, whatever is answered: a copy, for whoever keeps it."""
     new = user_shape(config)
-    return [*([] if new is None else [new]), *following_shapes(config)]
+    return copy.deepcopy([*([] if new is None else [new]), *following_shapes(config)])

@@ -16,7 +16,7 @@ from ractogateway._checks import check_temperature
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.files import RactoFile
-from ractogateway.messages import ChatConfig, LLMResponse, Message
+from ractogateway.messages import ChatConfig, LLMResponse, Message, MessageRole
 from ractogateway.tools import Tool, ToolRegistry
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "history_shapes",
     "identify",
     "may_store",
+    "shaped",
     "snapshot",
     "tool_name",
     "toolbox",
@@ -85,8 +86,8 @@ def snapshot(config: ChatConfig) -> ChatConfig:
     _check_response_model(config.response_model)
     return config.model_copy(
         update={
-            "history": _copied("history", _messages("history", config)),
-            "following": _copied("following", _messages("following", config)),
+            "history": shaped("history", config.history),
+            "following": shaped("following", config.following),
             "tools": None if config.tools is None else _copied("tools", definitions(config.tools)),
             "attachments": _copied("attachments", config.attachments),
             "extra": _copied("extra", config.extra),
@@ -148,9 +149,42 @@ def _each_tool(
             yield each
 
 
-def _messages(name: str, config: ChatConfig) -> list[Message]:
+class _Shaped(list[dict[str, Any]]):
+    """Messages in the provider's shape, a copy of our own: made once a request, read often, never changed."""
+
+
+def shaped(name: str, messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a field in the provider's shape, copied, for `history_shapes` to find.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: as `history_shapes` and `snapshot` do.
+    """
+    if not isinstance(messages, (list, tuple)):  # put there by hand
+        messages = _as_messages(name, messages)
+    plain = [shape for each in messages if (shape := _plain_shape(each)) is not None]
+    if len(plain) == len(messages):  # most are
+        return _Shaped(plain)
+    # Copied before they are written, which uses an iterator up, and together: what one holds, another may hold, too.
+    return _Shaped(_shapes_of(name, _copied(name, _as_messages(name, messages))))
+
+
+def _plain_shape(message: Message | Mapping[str, Any]) -> dict[str, Any] | None:
+    """The shape of a message that is a role and a text, which need no validation and no copy; None of any other."""
+    if type(message) is Message:
+        message = {**message.__dict__, **(message.__pydantic_extra__ or {})}
+    if type(message) is not dict or len(message) != len(_PLAIN):
+        return None
+    role, content = message.get("role"), message.get("content")
+    return {"role": role, "content": content} if type(content) is str and type(role) is str and role in _ROLES else None
+
+
+_PLAIN = ("role", "content")
+_ROLES = frozenset(role.value for role in MessageRole)
+
+
+def _as_messages(name: str, messages: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
     try:
-        return config.past_messages if name == "history" else config.following_messages
+        return [each if isinstance(each, Message) else Message.model_validate(each) for each in messages]
     except (TypeError, ValueError):
         failure = InvalidValueError(f"{name} holds something that is not a message")
     raise failure  # outside the handler here and below: not even __context__ may keep an error that quotes a value
@@ -189,12 +223,12 @@ def history_shapes(config: ChatConfig) -> list[dict[str, Any]]:
         InvalidTypeError: A content holds an object that JSON has no form for.
         InvalidValueError: A content holds bytes that are no UTF-8, a number that is not finite, or itself.
     """
-    return _shapes("history", config)
+    return _shapes_of("history", config.history)
 
 
 def following_shapes(config: ChatConfig) -> list[dict[str, Any]]:
     """The messages of ``following``, likewise."""
-    return _shapes("following", config)
+    return _shapes_of("following", config.following)
 
 
 def user_shape(config: ChatConfig) -> dict[str, Any] | None:
@@ -209,10 +243,12 @@ def user_shape(config: ChatConfig) -> dict[str, Any] | None:
     return {"role": "user", "content": content} if content or not (config.history or config.following) else None
 
 
-def _shapes(name: str, config: ChatConfig) -> list[dict[str, Any]]:
+def _shapes_of(name: str, messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(messages, _Shaped):
+        return messages
     failure: RactoGatewayError
     try:
-        return [_shape(message) for message in _messages(name, config)]
+        return [_shape(message) for message in _as_messages(name, messages)]
     except InvalidValueError:
         raise
     except PydanticSerializationError:
@@ -261,8 +297,8 @@ def identify(
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
     """
     everything_else = {
-        "history": history_shapes(config),
-        "following": following_shapes(config),
+        "history": list(history_shapes(config)),
+        "following": list(following_shapes(config)),
         "tools": definitions(config.tools),
         "response_model": config.response_model,
         "attachments": [_as_identified(part) for part in config.attachments],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from ractogateway._checks import check_key_prefix, check_temperature, check_text, check_tokens
@@ -262,6 +263,43 @@ class AsyncRedisExactCache(Core):
         An answer of somebody else's computation is marked ``cached`` like a stored one. The caller's own is returned as
         it came, whatever happens to Redis.
         """
+        response, stored = await self.get_or_compute_ahead(
+            user_message,
+            system_prompt,
+            model,
+            temperature,
+            max_tokens,
+            compute,
+            context=context,
+            ttl_seconds=ttl_seconds,
+            tags=tags,
+            max_temperature=max_temperature,
+        )
+        if stored is not None:
+            await stored()
+        return response
+
+    async def get_or_compute_ahead(
+        self,
+        user_message: str,
+        system_prompt: str,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        compute: Callable[[], LLMResponse | Awaitable[LLMResponse]],
+        *,
+        context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        max_temperature: float = 0.0,
+    ) -> tuple[LLMResponse, Callable[[], Awaitable[None]] | None]:
+        """`get_or_compute` for a caller who has something else to do while its answer is being stored.
+
+        Returns:
+            The answer, as soon as it is there. With one that this caller has computed, a function to be awaited: until
+            the answer is stored, or that has failed, which is counted and logged as always. Storing goes on whether
+            anybody awaits it or not. None where there is nothing to wait for.
+        """
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
         if not callable(compute):
             raise InvalidTypeError(f"compute must be callable, not {type(compute).__name__}")
@@ -274,10 +312,10 @@ class AsyncRedisExactCache(Core):
             life=life_with(self._life, ttl_seconds),
             compute=compute,
         )
-        response = await self._computations.answer(question)
+        response, storing = await self._computations.answer(question)
         if self._counts.due:
             self._tell_soon()
-        return response
+        return response, None if storing is None else partial(self._computations.stored, storing)
 
     async def invalidate(
         self,

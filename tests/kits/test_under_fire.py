@@ -196,7 +196,9 @@ def test_blocking_tools_do_not_run_in_the_loop(make_kit, asks, tools, method):
     names = {"exact_cache": ["get", "put"], "rate_limiter": ["consume", "reserve"], "memory": ["get_changes", "extend"]}
     kit = make_kit(**{name: Foreign(tools.make(name), methods, called) for name, methods in names.items()})
     answer = asks[method](kit, question())  # in a loop of this thread
-    assert [name for name, _ in called] == ["get_changes", "get", "reserve", "put", "extend"]
+    names_called = [name for name, _ in called]
+    assert names_called[:3] == ["get_changes", "get", "reserve"]
+    assert sorted(names_called[3:]) == ["extend", "put"]  # at the same time
     assert threading.get_ident() not in {thread for _, thread in called}
     assert tools.spent() == answer.usage.total_tokens
     assert tools.revision() == 1

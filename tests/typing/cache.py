@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, assert_type
 
 import fakeredis
@@ -54,6 +54,9 @@ async def computing(answer: LLMResponse) -> None:
     assert_type(await in_process.aio.get("q", "", "m", 0.0, 1), LLMResponse | None)
     assert_type(await in_process.aio.get_or_compute("q", "", "m", 0.0, 1, compute, max_temperature=0.5), LLMResponse)
     in_process.get_or_compute("q", "", "m", 0.0, 1, compute)  # type: ignore[arg-type]
+    told, stored = await AsyncRedisExactCache().get_or_compute_ahead("q", "", "m", 0.0, 1, compute)
+    assert_type(told, LLMResponse)
+    assert_type(stored, Callable[[], Awaitable[None]] | None)
 
 
 def ways_to_redis() -> None:

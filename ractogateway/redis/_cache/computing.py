@@ -7,7 +7,8 @@ import logging
 import math
 import os
 import random
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
@@ -28,6 +29,13 @@ _LONG_SECONDS: Final = 3600.0
 _DISAPPOINTMENTS: Final = 2
 """So many computations of others are waited for in vain before a call of one's own."""
 _COMPLETE: Final = LLMResponse(content="an answer")
+
+
+class Answered(NamedTuple):
+    """An answer; and where the caller has just computed it, the flight that stores it."""
+
+    response: LLMResponse
+    storing: Flight | None = None
 
 
 class Computations:
@@ -60,7 +68,7 @@ class Computations:
         self._max_wait_seconds = max_wait_seconds
         self._raises = raises
 
-    async def answer(self, question: Question) -> LLMResponse:
+    async def answer(self, question: Question) -> Answered:
         """The stored answer, or one that is computed now, by this caller or by another one.
 
         Raises:
@@ -69,15 +77,22 @@ class Computations:
         """
         if not _may_be_shared(question, _COMPLETE):
             response, _ = await self._read(question, 0.0)
-            return response or await self._alone(question)
+            return Answered(response or await self._alone(question))
         early = self._sooner()
         if self._store.near is None:
             return await self._arrange(question, early)
         response, is_down = await self._read_near(question, early or 0.0)
+        if response is not None:
+            return Answered(response)
         # Whoever has just waited in vain for Redis does not do it again.
-        return response or await self._arrange(question, early, is_down=is_down)
+        return await self._arrange(question, early, is_down=is_down)
 
-    async def _arrange(self, question: Question, early: float | None, *, is_down: bool = False) -> LLMResponse:
+    async def stored(self, flight: Flight) -> None:
+        """Until the answer of a computation is stored, or that has failed. Nothing depends on who waits."""
+        while not await self._port.wait(flight.done, _LONG_SECONDS):
+            pass
+
+    async def _arrange(self, question: Question, early: float | None, *, is_down: bool = False) -> Answered:
         """Ask, wait and compute, until there is an answer."""
         deadline = self._port.now() + self._max_wait_seconds
         in_vain: set[bytes] = set()
@@ -90,26 +105,26 @@ class Computations:
             if found is not None and found.status in (Status.HIT, Status.STALE):
                 response = await self._taken(question, found, token if own else b"", waited=bool(in_vain))
                 if response is not None:
-                    return response
+                    return Answered(response)
                 unreadable += 1
                 if unreadable >= _DISAPPOINTMENTS:  # it cannot be deleted, or comes again
-                    return await self._alone(question)
+                    return Answered(await self._alone(question))
                 continue
             flight, leads = self._flight_for(question, found, token if own else b"")
             if leads and flight is not None:
-                return await self._lead(question, flight)
+                return Answered(await self._lead(question, flight), flight)
             # Without Redis, one computation has the name of the next.
             name = token if found is None else found.value
             left = deadline - self._port.now()
             if left <= 0 or len(in_vain - {name}) >= _DISAPPOINTMENTS or not self._may_wait(name, flight):
                 if flight is not None:
                     self._lookups.table.leave(flight)
-                return await self._alone(question)
+                return Answered(await self._alone(question))
             in_vain.add(name)
             if flight is None:
                 pause = await self._await_lease(question, reply, left, pause)
             elif (shared := await self._wait_for(flight, left)) is not None:
-                return shared
+                return Answered(shared)
 
     def _flight_for(self, question: Question, found: Found | None, token: bytes) -> tuple[Flight | None, bool]:
         """The computation in this process that a reply is about, if there is one, and whether it is this caller's own.
@@ -211,11 +226,11 @@ class Computations:
     # --- computing ---------------------------------------------------------------------------------------------------
 
     async def _lead(self, question: Question, flight: Flight) -> LLMResponse:
-        """Compute, for everybody; alive until nobody waits any more."""
+        """Compute, for everybody; alive until nobody waits any more. The answer may not be stored yet."""
         self._counts.add("misses")
         try:
             flight.cancel = await self._port.lead(self._fly(question, flight))
-            while not await self._port.wait(flight.done, _LONG_SECONDS):
+            while not await self._port.wait(flight.answered, _LONG_SECONDS):
                 pass
         finally:
             self._lookups.table.leave(flight)
@@ -238,9 +253,9 @@ class Computations:
                     break
         finally:
             self._lookups.table.leave(flight)
-        if flight.shared is None:
+        response = None if flight.shared is None else flight.shared()
+        if response is None:
             return None
-        response = flight.shared.as_hit()
         self._count("coalesced", response)
         return response
 
@@ -271,6 +286,7 @@ class Computations:
             began = self._port.now()
             with flight.entered():
                 flight.result = _checked(await self._port.call_user(question.compute))
+            flight.answered.happen()
             settled = await self._keep(question, flight, self._port.now() - began) or settled
         except BaseException as error:
             flight.error = error
@@ -298,12 +314,9 @@ class Computations:
             return False
         began = self._outage.began()
         try:
-            with contextlib.suppress(Exception):  # what cannot be copied may be storable
-                flight.shared = response.as_stored()
             envelope = self._store.seal(response, question.fingerprint)
-            # In the form of a hit, which whoever comes a moment later gets.
-            if (stored := self._store.open(envelope, question.fingerprint)) is not None:
-                flight.shared = stored.as_stored()
+            # What whoever comes a moment later finds in the store. Mostly nobody waits, so each makes its own of it.
+            flight.shared = partial(self._store.open, envelope, question.fingerprint)
             if flight.claim:
                 compute_ms, claim = math.ceil(seconds * 1000), flight.claim
                 await self._store.write(
@@ -316,6 +329,8 @@ class Computations:
         except Exception as error:  # noqa: BLE001 - it was paid for, so it is returned all the same
             logger.warning("exact cache: an answer could not be stored: %s", type(error).__name__)
             self._counts.add("errors")
+            with contextlib.suppress(Exception):  # nor, perhaps, copied
+                flight.shared = response.as_stored().as_hit
             return False
         return True
 

@@ -34,6 +34,7 @@ from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import StoreError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis._cache.store import Life
+from ractogateway.redis._cache.wakers import Wakers
 from ractogateway.redis.keys import CacheKeys
 from ractogateway.redis.scripts import cache_calls as calls
 from ractogateway.redis.scripts.cache_calls import Found, Status
@@ -73,24 +74,38 @@ class Flight:
     Attributes:
         token: the name of its lease.
         claim: the value of its lease; empty when it was begun without Redis.
+        answered: its answer is there, though perhaps not stored yet; or it has ended without one.
         done: it has ended.
         result: what it returned to whoever began it.
         error: what it raised.
-        shared: the answer for everybody else; None if there is none.
-        callers: how many wait for it; when nobody does any more, it is cancelled.
+        shared: makes the answer for each of the others, marked as a hit; None if there is none.
+        callers: how many wait for it; when nobody does any more before there is an answer, it is cancelled.
     """
 
-    __slots__ = ("_loop", "_thread", "callers", "cancel", "claim", "done", "error", "result", "shared", "token")
+    __slots__ = (
+        "_loop",
+        "_thread",
+        "answered",
+        "callers",
+        "cancel",
+        "claim",
+        "done",
+        "error",
+        "result",
+        "shared",
+        "token",
+    )
 
     def __init__(self, token: bytes, claim: bytes, loop: Loop | None) -> None:
         self._thread = threading.get_ident()
         self._loop = None if loop is None else weakref.ref(loop)  # weak: it may be forgotten before this table is
         self.token = token
         self.claim = claim
+        self.answered = Signal()
         self.done = Signal()
         self.result: LLMResponse | None = None
         self.error: BaseException | None = None
-        self.shared: LLMResponse | None = None
+        self.shared: Callable[[], LLMResponse | None] | None = None
         self.callers = 1
         self.cancel: Callable[[], object] | None = None
 
@@ -192,6 +207,7 @@ class FlightTable:
         with self.lock:
             if self.flights.get(flight.token) is flight:
                 del self.flights[flight.token]
+        flight.answered.happen()
         flight.done.happen()
 
     def forget(self, *names: bytes) -> None:
@@ -203,34 +219,12 @@ class FlightTable:
                 self.flights.pop(name, None)
 
     def leave(self, flight: Flight) -> None:
-        """One caller fewer."""
+        """One caller fewer. What has been computed, and paid for, is stored all the same."""
         with self.lock:
             flight.callers -= 1
-            deserted = not flight.callers and not flight.done.happened
+            deserted = not flight.callers and not flight.answered.happened
         if deserted and flight.cancel is not None:
             flight.cancel()
-
-
-class Wakers:
-    """Who waits for news of which lease; the listener of a tracker."""
-
-    def __init__(self) -> None:
-        self._signals: dict[bytes, Signal] = {}
-
-    def add(self, key: bytes, signal: Signal) -> None:
-        """One at a time for each key. Under the tracker's lock."""
-        self._signals[key] = signal
-
-    def discard(self, key: bytes) -> None:
-        """Nobody waits any longer."""
-        self._signals.pop(key, None)
-
-    def on_invalidate(self, keys: Any) -> None:
-        """See `Listener`."""
-        for key in list(self._signals) if keys is None else keys:
-            signal = self._signals.pop(key, None)
-            if signal is not None:
-                signal.happen()
 
 
 class Lookups:
@@ -246,6 +240,7 @@ class Lookups:
         self._port = port
         self._tracked = tracked
         self._waits = False  # it has waited for another process, so it tracks
+        self._misses = False  # the last question found nothing: the next one will probably not, either
         self.table = table
 
     async def ask(
@@ -318,11 +313,15 @@ class Lookups:
     async def _ask(
         self, question: Question, *, life_ms: int | None, early: float | None, stale: bool, token: bytes, again: bool
     ) -> Reply:
-        # Most questions are hits, and the script costs the server and us more than twice a plain command. Where a hit
-        # may have to be renewed, or may be a stale one, the script alone can say.
-        stored = None if again or early is not None or stale else await self._stored(question)
-        if stored is not None:
-            return Reply(stored, own=True, fill=None)
+        # A hit by script costs the server and us more than twice a plain command, which for a miss is a round trip too
+        # many: the last question tells which way to begin. Where a hit may have to be renewed, or may be a stale one,
+        # the script alone can say.
+        if not (self._misses or again or early is not None or stale):
+            stored = await self._stored(question)
+            if stored is not None:
+                return Reply(stored, own=True, fill=None)
+        # What fails here is tried by a plain command the next time: that is served where scripts that write are not.
+        self._misses = False
         other_tags: list[bytes] = []
         for _ in range(_MOST_LOOKUPS):
             call = calls.look_up(
@@ -345,6 +344,7 @@ class Lookups:
             else:
                 found = await self._port.run(call)
             if found.status is not Status.TELL:
+                self._misses = found.status not in (Status.HIT, Status.STALE)
                 return Reply(found, own=True, fill=fill)
             known = (*question.tags, *other_tags)  # what was told before is still to be checked
             other_tags += [tag_id for tag_id, _ in (tags_of(found.value) or ()) if tag_id not in known]

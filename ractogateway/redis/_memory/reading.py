@@ -52,7 +52,10 @@ async def changes(store: Store, place: Place, since: int) -> ConversationChanges
             return ConversationChanges(revision=since, messages=[])
     delta = await store.port.run(calls.read_changes(place.keys, since=since))
     messages, unreadable = store.codec.attempt(place.keys, delta.entries)
-    if not (delta.anew or delta.left or unreadable or any(map(takes_part_in_tool_use, messages))):
+    if delta.anew:
+        store.counters.skipped(len(delta.entries) - len(messages))
+        return ConversationChanges(delta.revision, messages, anew=True)
+    if not (delta.left or unreadable or any(map(takes_part_in_tool_use, messages))):
         return ConversationChanges(delta.revision, messages)
     # Something that this reader cannot read, and its copy never had, may be among what has left, or in the turn that
     # these messages go on with.
