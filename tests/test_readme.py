@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from code_blocks import Block, blocks, documented_server, keeps_its_promises, provider_stand_ins, run_script
+from code_blocks import Block, blocks, documented_server, keeps_its_promises, provider_stand_ins, run_script, run_session
 from servers import Server
 
 from ractogateway.errors import InvalidValueError
@@ -39,10 +39,15 @@ def model() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
 def test_every_block_runs_and_prints_what_it_says(block, localhost, model, tmp_path):
-    localhost.flush()
+    """Against one server, in the order of the page: no block is in another one's way."""
     printed = run_script(block.code, localhost, tmp_path, model)
     assert printed, "a block that promises nothing proves nothing"
     keeps_its_promises(block.code, printed)
+
+
+def test_the_blocks_run_again_against_what_they_have_left(localhost, model, tmp_path):
+    """Whatever ran before this test: twice, so that every block meets itself."""
+    run_session([*PYTHON, *PYTHON], localhost, tmp_path, model)
 
 
 @pytest.mark.parametrize(("path", "code"), EXCERPTS, ids=[path for path, _ in EXCERPTS])
