@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from code_blocks import Block, blocks, documented_server, keeps_its_promises, provider_stand_ins, run_script, run_session
+from code_blocks import (
+    Block,
+    blocks,
+    documented_server,
+    keeps_its_promises,
+    provider_stand_ins,
+    run_script,
+    run_session,
+)
 from servers import Server
 
 from ractogateway.errors import InvalidValueError
@@ -93,6 +101,12 @@ def test_links_within_the_project(document):
 
 def test_the_changelog_knows_this_version():
     assert f"## {PROJECT['version']} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/tutorial.md"])
+def test_a_checkout_is_named_as_long_as_there_is_no_release(page):
+    released = f"## {PROJECT['version']} - unreleased" not in (ROOT / "CHANGELOG.md").read_text()
+    assert ("Until the first release, say so in a checkout" in (ROOT / page).read_text()) is not released
 
 
 def test_the_numbers_are_those_of_the_code():
