@@ -29,6 +29,7 @@ __all__ = [
     "blocks",
     "documented_server",
     "keeps_its_promises",
+    "programs",
     "provider_stand_ins",
     "run",
     "run_script",
@@ -70,6 +71,14 @@ def blocks(document: Path, language: str) -> list[Block]:
     text = document.read_text("utf-8")
     found = [Block(match[1], text.count("\n", 0, match.start(2)) + 1, match[2]) for match in _BLOCK.finditer(text)]
     return [block for block in found if block.language == language]
+
+
+def programs(page: Path) -> list[Block]:
+    """What is run of a page: blocks of README and guides each for itself, those of any other page as one program."""
+    code = [block for block in blocks(page, "python") if block.is_program]
+    if not code or page.name == "README.md" or page.parent.name == "guide":
+        return code
+    return [Block("python", code[0].line, "\n".join(block.code for block in code))]
 
 
 def keeps_its_promises(code: str, printed: list[str]) -> None:

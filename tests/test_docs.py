@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 from code_blocks import (
-    Block,
     blocks,
     documented_server,
     keeps_its_promises,
+    programs,
     provider_stand_ins,
     run,
     run_session,
@@ -40,16 +40,7 @@ WITH_THIS_PYTHON = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.envir
 PUBLIC = [f"ractogateway.{name}" for name in ractogateway.__all__ if inspect.ismodule(getattr(ractogateway, name))]
 
 
-def sessions() -> Iterator[tuple[str, list[Block]]]:
-    """What is run, and on which page it stands."""
-    for page in PAGES:
-        code = [block for block in blocks(page, "python") if block.is_program]
-        if code and page != TUTORIAL:
-            one_program = Block("python", code[0].line, "\n".join(block.code for block in code))
-            yield str(page.relative_to(DOCS)), code if page.parent.name == "guide" else [one_program]
-
-
-SESSIONS = dict(sessions())
+SESSIONS = {str(page.relative_to(DOCS)): code for page in PAGES if page != TUTORIAL and (code := programs(page))}
 
 
 @pytest.fixture(scope="module")

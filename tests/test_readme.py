@@ -14,6 +14,7 @@ from code_blocks import (
     blocks,
     documented_server,
     keeps_its_promises,
+    programs,
     provider_stand_ins,
     run_script,
     run_session,
@@ -27,7 +28,7 @@ from ractogateway.redis.scripts.limiter_calls import LOG_ENTRIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PYTHON = [block for block in blocks(README, "python") if block.is_program]
+PYTHON = programs(README)
 EXCERPTS = [block.excerpt for block in blocks(README, "python") if block.excerpt]
 SHELL = blocks(README, "bash")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
