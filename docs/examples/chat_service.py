@@ -1,8 +1,10 @@
 """A chat service for any number of processes and machines: what they share is in Redis.
 
-It knows nothing of a web framework; `fastapi_app` and `aiohttp_app` put it behind one. Its settings are read from the
-environment: ``RACTOGATEWAY_REDIS_URL``, ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` (another server of OpenAI's protocol),
-``CHAT_MODEL``, ``CHAT_TOKENS_PER_MINUTE``.
+It knows nothing of a web framework; `fastapi_app` and `aiohttp_app` put it behind one. A kit that is given all three
+tools does most of this in one call; here each step is seen, and a stream is refused before its status line leaves.
+
+Its settings are read from the environment: ``RACTOGATEWAY_REDIS_URL``, ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` (another
+server of OpenAI's protocol), ``CHAT_MODEL``, ``CHAT_TOKENS_PER_MINUTE``.
 """
 
 from __future__ import annotations
