@@ -107,7 +107,7 @@ def test_the_changelog_knows_this_version():
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_a_checkout_is_named_as_long_as_there_is_no_release(page):
     released = f"## {PROJECT['version']} - unreleased" not in (ROOT / "CHANGELOG.md").read_text()
-    assert ("Until the first release, say so in a checkout" in (ROOT / page).read_text()) is not released
+    assert ("Until the first release, install from a checkout" in (ROOT / page).read_text()) is not released
 
 
 def test_the_numbers_are_those_of_the_code():
