@@ -34,6 +34,7 @@ __all__ = [
     "run",
     "run_script",
     "run_session",
+    "tidied_after_failure",
 ]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -128,6 +129,16 @@ def documented_server() -> Iterator[Server]:
         yield server
 
 
+@contextlib.contextmanager
+def tidied_after_failure(server: Server) -> Iterator[None]:
+    """A program that did not come to its end has not tidied up, and a second look at it is to find what it found."""
+    try:
+        yield
+    except BaseException:
+        server.flush()
+        raise
+
+
 def run_script(code: str, server: Server, directory: Path, environment: Mapping[str, str] = {}) -> list[str]:
     """Run a script in a Python of its own with every warning an error; the lines that it printed.
 
@@ -146,10 +157,11 @@ def run_session(session: Sequence[Block], server: Server, directory: Path, envir
     As `run_script` does it, and as somebody does who tries one after the other in a notebook.
     """
     programs = [(block.line, block.code) for block in session]
-    lines = run_script(f"PROGRAMS = {programs!r}\n{_ONE_BY_ONE}", server, directory, environment)
-    for block, printed in zip(session, map(json.loads, lines), strict=True):
-        assert printed, f"line {block.line}: a block that promises nothing proves nothing"
-        keeps_its_promises(block.code, printed)
+    with tidied_after_failure(server):
+        lines = run_script(f"PROGRAMS = {programs!r}\n{_ONE_BY_ONE}", server, directory, environment)
+        for block, printed in zip(session, map(json.loads, lines), strict=True):
+            assert printed, f"line {block.line}: a block that promises nothing proves nothing"
+            keeps_its_promises(block.code, printed)
 
 
 _ONE_BY_ONE = """

@@ -18,6 +18,7 @@ from code_blocks import (
     provider_stand_ins,
     run_script,
     run_session,
+    tidied_after_failure,
 )
 from servers import Server
 
@@ -49,9 +50,10 @@ def model() -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
 def test_every_block_runs_and_prints_what_it_says(block, localhost, model, tmp_path):
     """Against one server, in the order of the page: no block is in another one's way."""
-    printed = run_script(block.code, localhost, tmp_path, model)
-    assert printed, "a block that promises nothing proves nothing"
-    keeps_its_promises(block.code, printed)
+    with tidied_after_failure(localhost):
+        printed = run_script(block.code, localhost, tmp_path, model)
+        assert printed, "a block that promises nothing proves nothing"
+        keeps_its_promises(block.code, printed)
 
 
 def test_the_blocks_run_again_against_what_they_have_left(localhost, model, tmp_path):
