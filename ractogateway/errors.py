@@ -4,12 +4,14 @@
 
     RactoGatewayError
     ├── InvalidValueError  (also ValueError)     an argument has the right type and a wrong value
+    │   └── ForeignConversation                  the conversation belongs to another user
     ├── InvalidTypeError   (also TypeError)      an argument has the wrong type
     ├── MissingExtraError  (also ImportError)    an optional dependency is not installed
     ├── UnsupportedEventLoopError                the running event loop is not asyncio's
     ├── BlockingCallInLoopError                  a blocking call inside a running loop, where that is forbidden
     ├── UnsupportedByProvider  (also NotImplementedError)  the kit's provider has no such service
     ├── ToolError                                raised by a tool: its text is for the model to read
+    ├── ToolTimeout        (also TimeoutError)   a tool did not end within its registry's time limit
     ├── RateLimitExceeded                        a reservation was refused; carries the decision
     ├── RevisionConflict                         a conversation has moved on; carries both revisions
     ├── TurnNotRemembered                        a kit's answer is there, its conversation does not hold it
@@ -51,6 +53,7 @@ __all__ = [
     "BlockingCallWarning",
     "BreakerOpen",
     "CertificateRejected",
+    "ForeignConversation",
     "InvalidTypeError",
     "InvalidValueError",
     "MissingExtraError",
@@ -74,6 +77,7 @@ __all__ = [
     "StoreUnavailable",
     "StructuredOutputError",
     "ToolError",
+    "ToolTimeout",
     "TurnNotRemembered",
     "UnsupportedByProvider",
     "UnsupportedEventLoopError",
@@ -101,6 +105,10 @@ class InvalidValueError(RactoGatewayError, ValueError):
     """An argument has the right type and a value that cannot work. Nothing was written."""
 
 
+class ForeignConversation(InvalidValueError):
+    """A write to a conversation named a user, and it belongs to another one. Nothing was written."""
+
+
 class InvalidTypeError(RactoGatewayError, TypeError):
     """An argument has the wrong type. Nothing was written."""
 
@@ -119,6 +127,10 @@ class UnsupportedByProvider(RactoGatewayError, NotImplementedError):
 
 class ToolError(RactoGatewayError):
     """For a tool to raise: the model is told its text, where of any other error it learns the class alone."""
+
+
+class ToolTimeout(RactoGatewayError, TimeoutError):
+    """A tool did not end within the ``tool_timeout_seconds`` of its registry, which cancelled it or left it behind."""
 
 
 class BlockingCallInLoopError(RactoGatewayError):
@@ -151,7 +163,8 @@ class TurnNotRemembered(RactoGatewayError):
 
     A `RevisionConflict`: the conversation was cleared, replaced or otherwise rewritten meanwhile, and holds nothing of
     this turn. A `StoreUnavailable`: nobody knows, if its ``may_have_applied`` says so; ``memory.extend(conversation_id,
-    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time.
+    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (Name the user
+    there, too, if the request did: ``user_id=``.)
 
     ``response`` is the answer, which was paid for; ``turn`` the messages that were to be appended.
     """

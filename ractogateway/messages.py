@@ -110,8 +110,9 @@ class Usage(BaseModel):
 class ToolCall(_Private):
     """A tool the model wants called.
 
-    ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it, which is what goes
-    back to the provider, and the only thing left when the model wrote something that is not a JSON object.
+    ``arguments`` is the parsed object; ``arguments_json`` is the text exactly as the model wrote it (but for halves of
+    surrogate pairs), which is what goes back to the provider, and the only thing left when the model wrote something
+    that is not a JSON object.
     ``provider_fields`` is what else the provider wants back with the call, such as Google's signature of a thought.
     """
 
@@ -327,7 +328,8 @@ class ChatConfig(_Private, InputModel):
         attachments: Further content of the user message: files (`RactoFile`), or parts in the shape of Chat Completions
             or in the provider's own.
         extra: Goes to the provider's API as it is.
-        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it.
+        user_id: Whose budget pays, in a kit with a ``rate_limiter``, which needs it. In a kit with a ``memory``, also
+            whose the conversation is (for ``erase_user``), unless it is somebody's already.
         conversation_id: Which conversation the turn belongs to, in a kit with a ``memory``, which brings what was said
             before: ``history`` is empty then. A request without one is remembered nowhere. Neither id reaches the
             provider or the cache.

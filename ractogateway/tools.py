@@ -15,6 +15,7 @@ pydantic before the function sees it::
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
@@ -30,7 +31,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, to_json
 
-from ractogateway.errors import InvalidTypeError, InvalidValueError, ToolError
+from ractogateway._checks import check_duration
+from ractogateway._leaving import acall_within, call_within, late
+from ractogateway._texts import well_formed
+from ractogateway.errors import InvalidTypeError, InvalidValueError, ToolError, ToolTimeout
 
 if TYPE_CHECKING:
     from ractogateway.messages import ToolCall
@@ -42,6 +46,7 @@ _NAME_FORM = "1 to 64 ASCII letters, digits, underscores or hyphens, and not beg
 _MOST_PROBLEMS = 8
 _LONGEST_PROBLEM = 200
 _THREADS = 32
+_LEAST_SECONDS = 0.001
 # Not anyio's own limiter: tools that hang must not use up the threads in which the application serves requests.
 _limiter: RunVar[CapacityLimiter] = RunVar("ractogateway tool threads")
 
@@ -52,25 +57,39 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Pending:
-    """What a model will be told once the function is done; to be awaited, or closed."""
+    """What a model will be told once the function is done; to be awaited, or closed.
 
-    def __init__(self, result: Awaitable[Any], told: Callable[[Exception], str]) -> None:
+    ``seconds`` is its time limit: then it is cancelled. ``told`` is what the model is told of an error.
+    """
+
+    def __init__(self, result: Awaitable[Any], told: Callable[[Exception], str], seconds: float | None) -> None:
+        self.seconds = seconds
+        self.told = told
         self._result = result
-        self._told = told
 
     def __await__(self) -> Generator[Any, Any, str]:
         return self._done().__await__()
 
     def close(self) -> None:
         """Give up what was not begun."""
-        if inspect.iscoroutine(self._result):
+        if inspect.iscoroutine(self._result) and inspect.getcoroutinestate(self._result) == inspect.CORO_CREATED:
             self._result.close()
 
     async def _done(self) -> str:
         try:
-            return _as_text(await self._result)
+            return _as_text(await (self._result if self.seconds is None else self._in_time(self.seconds)))
         except Exception as error:  # noqa: BLE001 - tools are anybody's code
-            return self._told(error)
+            return self.told(error)
+
+    async def _in_time(self, seconds: float) -> Any:
+        limit = asyncio.timeout(seconds)  # not anyio's, which cancels again whatever is awaited while it cleans up
+        try:
+            async with limit:
+                return await self._result
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise late(seconds) from None
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -91,6 +110,7 @@ class Tool:
     _function: Callable[..., Any]
     _arguments: TypeAdapter[Any]
     _on_error: OnToolError
+    _seconds: float | None
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -101,9 +121,19 @@ class Tool:
     def run(self, call: ToolCall) -> str | Pending:
         """Call the function; what the model is told as an answer to ``call``. Of an async function, something to await.
 
+        It runs in the calling thread; if it has a time limit, and is not async, in one of its own.
+
         Raises:
             Exception: Whatever the function raised, if its registry says ``on_error="raise"``.
         """
+        if self._seconds is None or self.is_async:
+            return self._run(call)
+        try:
+            return call_within(self._seconds, partial(self._run, call))
+        except ToolTimeout as error:
+            return self._told(call, error)
+
+    def _run(self, call: ToolCall) -> str | Pending:
         arguments = _arguments_of(call)
         if arguments is None:
             return "Error: the arguments are not a JSON object"
@@ -115,17 +145,29 @@ class Tool:
             return self._told(call, error)
         try:
             result = self._function(*given, **named)
-            return Pending(result, partial(self._told, call)) if inspect.isawaitable(result) else _as_text(result)
+            if not inspect.isawaitable(result):
+                return _as_text(result)
+            return Pending(result, partial(self._told, call), self._seconds)
         except Exception as error:  # noqa: BLE001 - see above
             return self._told(call, error)
 
     async def arun(self, call: ToolCall) -> str:
         """`run` for async code: a function that is not async runs in a thread, with the caller's context variables.
 
-        Nobody can stop a thread: a caller who is cancelled meanwhile waits for its end.
+        Nobody can stop a thread: a caller who is cancelled meanwhile waits for its end, or leaves it behind if it has a
+        time limit.
         """
-        told = self.run(call) if self.is_async else await run_sync(partial(self.run, call), limiter=_threads())
+        told = self._run(call) if self.is_async else await self._in_thread(call)
         return told if isinstance(told, str) else await told
+
+    async def _in_thread(self, call: ToolCall) -> str | Pending:
+        if self._seconds is None:
+            return await run_sync(partial(self._run, call), limiter=_threads())
+        try:
+            async with _threads():  # time is counted from here on: others' tools may have to end first
+                return await acall_within(self._seconds, partial(self._run, call))
+        except ToolTimeout as error:
+            return self._told(call, error)
 
     def _told(self, call: ToolCall, error: Exception) -> str:
         if isinstance(error, ToolError):
@@ -133,7 +175,7 @@ class Tool:
         if self._on_error == "raise":
             raise error
         if self._on_error == "tell":
-            return failed(error)
+            return f"Error: {error}" if isinstance(error, ToolTimeout) else failed(error)
         return _checked_words(self._on_error(call, error))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tool:
@@ -156,12 +198,22 @@ class ToolRegistry:
             error's class. ``"raise"``: the error ends the request. A function of the call and the error: the model is
             told what it returns. A `ToolError` is the way of a tool to choose the words itself; they reach the model in
             each case.
+        tool_timeout_seconds: How long each of these tools may take; None means without a limit. One whose time is up
+            counts as one that raised `ToolTimeout` (by default the model is told that it did not answer). A coroutine
+            function is cancelled. Any other function runs in a thread of its own, which is left behind: it goes on
+            until it ends, for its result to be lost. While 64 such threads hang in a process, no further call of a
+            function with a limit is begun: it counts as one whose time is up.
     """
 
-    def __init__(self, *, on_error: OnToolError = "tell") -> None:
+    def __init__(self, *, on_error: OnToolError = "tell", tool_timeout_seconds: float | None = None) -> None:
         if on_error not in ("tell", "raise") and not callable(on_error):
             raise InvalidValueError('on_error must be "tell", "raise" or a function')
         self._on_error: OnToolError = on_error
+        self._seconds = (
+            None
+            if tool_timeout_seconds is None
+            else check_duration("tool_timeout_seconds", tool_timeout_seconds, least=_LEAST_SECONDS)
+        )
         self._tools: dict[str, Tool] = {}
 
     @overload
@@ -211,6 +263,7 @@ class ToolRegistry:
             _function=function,
             _arguments=arguments,
             _on_error=self._on_error,
+            _seconds=self._seconds,
         )
         self._tools[named] = made
         return made
@@ -258,7 +311,7 @@ class ToolRegistry:
 
 def result_message(call: ToolCall, told: str) -> dict[str, Any]:
     """A tool's result in the shape of Chat Completions, from which every kit makes its provider's own."""
-    return {"role": "tool", "tool_call_id": call.id, "content": told}
+    return {"role": "tool", "tool_call_id": call.id, "content": well_formed(told)}
 
 
 def unknown(name: str) -> str:

@@ -5,7 +5,7 @@ A test says so by a marker, and hands in what it measured by a fixture:
     @pytest.mark.cell("reply lost", "limiter")
     def test_…(figures):
         …
-        figures(calls=100, double=0)
+        figures(calls=100, double=len(double))
 
 A test that has a parameter ``face`` (or ``make``) proves the column named with an awaiting one, and the column of the
 blocking faces with a blocking one. Where a parameter is the fault, it carries the marker ``cell(fault)``, and the test

@@ -37,6 +37,7 @@ __all__ = [
     "Callers",
     "Outcome",
     "Watch",
+    "alone",
     "async_port",
     "blocking_port",
     "echo",
@@ -47,10 +48,12 @@ __all__ = [
     "outcome",
     "own_server",
     "put",
+    "reading",
     "run",
     "run_many",
     "run_script",
     "start_script",
+    "wire_of",
 ]
 
 # --- raw commands ----------------------------------------------------------------------------------------------------
@@ -103,6 +106,27 @@ def run(port: Port, call: Call[Any]) -> Any:
 
 def run_many(port: Port, *calls: Call[Any]) -> list[Any]:
     return drive(port.run_many(calls))
+
+
+def wire_of(port: Port) -> Any:
+    """The connection of a blocking port."""
+    return port._lane(bulky=False).link()._wire  # type: ignore[attr-defined]
+
+
+def alone(port: Port) -> None:
+    """Call until this thread reads its own replies, as a lone blocking caller does after a while."""
+    deadline = time.monotonic() + 20
+    while True:
+        assert run(port, echo(b"alone")) == b"alone"
+        if wire_of(port)._turn is None:
+            return
+        assert time.monotonic() < deadline, "no caller reads for itself"
+
+
+def reading(port: Port) -> bool:
+    """Whether a caller of this blocking port waits at the socket at this moment."""
+    wire = wire_of(port)
+    return any(wire._turn is exchange for exchange in list(wire._in_flight))
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -276,6 +300,18 @@ def ask(cache, numbers=range(50)):
     # Each answer tells whose it is.
     for number in numbers:
         assert cache.get(*question(number)).content == f"answer {number}", number
+
+
+def alone(cache, number=0):
+    # Until this thread reads its own replies.
+    import time
+
+    deadline = time.monotonic() + 20
+    while True:
+        ask(cache, [number])
+        if cache._core._port._lane(bulky=False).link()._wire._turn is None:
+            return
+        assert time.monotonic() < deadline, "no caller reads for itself"
 
 
 async def ask_async(cache, numbers=range(50)):

@@ -148,7 +148,7 @@ class Proxy:
         """Cut everything and end the thread."""
         if os.getpid() != self._owner or self._loop.is_closed():
             return
-        self._call(self._shut)
+        self._call(self._end)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_SECONDS)
         self._loop.close()
@@ -185,6 +185,15 @@ class Proxy:
             self._door.close()
             self._door = None
         await self._cut()
+
+    async def _end(self) -> None:
+        """Leave nothing: a connection may have been accepted at the last moment, and be nobody's yet."""
+        await self._shut()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=0.1)
+        await asyncio.sleep(0.001)  # an aborted transport closes its socket in a later turn
 
     async def _cut(self) -> None:
         tasks = [connection.task for connection in self._connections]

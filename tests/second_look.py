@@ -16,7 +16,7 @@ from _pytest.runner import runtestprotocol
 
 __all__ = ["SecondLook"]
 
-_STOOD_STILL_SECONDS = 0.05
+_STOOD_STILL_SECONDS = 0.025
 _NAP_SECONDS = 0.005
 _PROPERTY = "second look"  # travels in the reports of tests, between processes, too
 
@@ -47,6 +47,7 @@ class SecondLook:
             where = next(report.when for report in reports if report.failed)
             note = f"{item.nodeid} ({where}): the machine stood still for {overslept:.2f} s"
             item.user_properties = [*told, (_PROPERTY, note)]
+            item.session._setupstate.teardown_exact(None)  # what a module shares may be what went wrong
             item._initrequest()
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
         for report in reports:

@@ -106,7 +106,7 @@ def test_how_often():
 
 
 def test_fixtures_are_made_anew(looked_at):
-    """Those of the test, and those of a module that has no other test."""
+    """Those of the test, and those that it shares with others."""
     outcomes, said = looked_at(
         """
 import pytest
@@ -135,7 +135,11 @@ made = []
 
 def test_it(narrow):
     assert made == ["wide", "narrow", "wide ended", "wide", "narrow"]
+
+
+def test_another(narrow):
+    assert made[5:] == ["narrow ended", "narrow"]
 """
     )
-    assert outcomes == {"passed": 1}
+    assert outcomes == {"passed": 2}
     assert "::test_it (setup): the machine stood still" in said

@@ -7,6 +7,7 @@ from typing import Any
 
 from ractogateway._kit.clients import CLOSE_SECONDS
 from ractogateway._kit.failures import provider_errors
+from ractogateway._kit.mending import Mending, mended
 from ractogateway._kit.metering import Meter, nothing
 from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
@@ -42,7 +43,7 @@ class Asking:
         try:
             with provider_errors(self._provider.translate):
                 answer = await self.side.send(client, arguments)
-            response = self._provider.read(answer)
+            response = mended(self._provider.read(answer))
         except BaseException as error:
             self.meter.broke(sent, error)
             raise
@@ -54,7 +55,7 @@ class Asking:
 
         To be closed (`nested`) by whoever does not read it to its end.
         """
-        side, collector, events = self.side, self._provider.collector(), 0
+        side, collector, mending, events = self.side, self._provider.collector(), Mending(), 0
         client, arguments = await self._made_ready(request, stream=True)
         sent = self.meter.began(request, lambda: collector.so_far() if events else None)
         try:
@@ -69,11 +70,13 @@ class Asking:
                         break
                     events += 1
                     chunk = collector.add(event)
-                    if chunk is not None:
-                        yield chunk
+                    if chunk is not None and (whole := mending.mend(chunk)) is not None:
+                        yield whole
             finally:
                 await side.hang_up(source, seconds=CLOSE_SECONDS)
-            response = collector.finish()
+            response = mended(collector.finish())
+            if (rest := mending.rest(response)) is not None:
+                yield rest
         except BaseException as error:
             self.meter.broke(sent, error)
             raise

@@ -21,10 +21,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ractogateway._checks import MAX_TOKENS
 from ractogateway._kit.preparing import Request
 from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes
 from ractogateway._kit.sides import Side
+from ractogateway._schemas import schema_text
 from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, LLMResponse
 
@@ -105,7 +108,7 @@ def _parts_of(config: ChatConfig) -> Iterator[tuple[str, int]]:
     if config.tools:
         yield _as_json(definitions(config.tools)), 0
     if config.response_model is not None:
-        yield _as_json(_schema_of(config)), 0
+        yield _schema_of(config.response_model), 0
 
 
 def _content(content: object) -> Iterator[tuple[str, int]]:
@@ -134,11 +137,11 @@ def _as_json(value: object) -> str:
         return ""
 
 
-def _schema_of(config: ChatConfig) -> Any:
+def _schema_of(model: type[BaseModel]) -> str:
     try:
-        return config.response_model.model_json_schema() if config.response_model is not None else None
+        return schema_text(model)
     except Exception:  # noqa: BLE001 - a model of the user's without a schema: whoever sends it will say so
-        return None
+        return ""
 
 
 # -- tiktoken ----------------------------------------------------------------------------------------------------------

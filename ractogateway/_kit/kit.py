@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ractogateway._blocking_in_loop import check_running_loop, checked_before
 from ractogateway._driving import drive
 from ractogateway._kit.budget import AsyncRateLimiter, Budget, RateLimiter
 from ractogateway._kit.cache_access import AsyncExactCache, CacheAccess
 from ractogateway._kit.clients import Clients
+from ractogateway._kit.embedding import Embedding
 from ractogateway._kit.estimating import Estimator
 from ractogateway._kit.flow import Flow
 from ractogateway._kit.nesting import nested
@@ -19,10 +20,12 @@ from ractogateway._kit.provider import Provider
 from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory, Remembering
 from ractogateway._kit.sides import AsyncSide, BlockingSide
 from ractogateway.cache.protocol import ExactCache
-from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
+from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk, Usage
 from ractogateway.prompts import RactoPrompt
 
 __all__ = ["DeveloperKit"]
+
+T = TypeVar("T")
 
 _ADVICE = "await achat or iterate over astream instead"
 
@@ -45,14 +48,16 @@ class DeveloperKit:
         self._provider = provider
         self._clients = clients
         self._preparation = Preparation(model, provider, default_prompt)
+        budget = Budget(rate_limiter, Estimator(model))
         self._flow = Flow(
             provider,
             self._preparation,
             cache=CacheAccess(exact_cache),
-            budget=Budget(rate_limiter, Estimator(model)),
+            budget=budget,
             remembering=Remembering(memory),
             cache_max_temperature=cache_max_temperature,
         )
+        self._embedding = Embedding(provider, self._preparation, budget)
         self._blocking = BlockingSide(provider, clients)
         self._async = AsyncSide(provider, clients)
 
@@ -130,6 +135,29 @@ class DeveloperKit:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._preparation.model!r})"
+
+    # -- embeddings ----------------------------------------------------------------------------------------------------
+
+    def _charged(
+        self, texts: Sequence[str], user_id: str | None, ask: Callable[[], T], usage: Callable[[T], Usage]
+    ) -> T:
+        """``ask``, which sends ``texts`` and blocks, paid for by a user."""
+
+        async def asked() -> T:
+            return ask()
+
+        if not self._embedding.is_charged(user_id, blocking=True):
+            return ask()
+        with checked_before():
+            return drive(self._embedding.charge(self._blocking, texts, user_id, asked, usage))
+
+    async def _acharged(
+        self, texts: Sequence[str], user_id: str | None, ask: Callable[[], Awaitable[T]], usage: Callable[[T], Usage]
+    ) -> T:
+        """`_charged` for async code."""
+        if not self._embedding.is_charged(user_id, blocking=False):
+            return await ask()
+        return await self._embedding.charge(self._async, texts, user_id, ask, usage)
 
     # -- preparing -----------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,11 @@ class Notes:
         """Requests to the provider."""
         return sum(meter.calls for meter in self.meters)
 
+    async def ended(self) -> None:
+        """Until all that was begun for this call is done."""
+        for join in self.settling:
+            await join()
+
     def on(self, response: LLMResponse) -> LLMResponse:
         """``response`` with the report of its call."""
         self.cached = response.cached

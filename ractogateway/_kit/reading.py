@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ractogateway._kit.mending import mended_json
+from ractogateway._texts import well_formed
 from ractogateway.messages import ToolCall
 
 __all__ = ["count", "make_tool_call", "text_of"]
@@ -23,24 +25,22 @@ def make_tool_call(
     ``fields`` is what else the provider wants back with it.
     """
     text = written if isinstance(written, str) else json.dumps(written) if isinstance(written, dict) else ""
-    text = _sendable(text)
+    text = well_formed(text)
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
         parsed = None
+    # An escape may spell half of a pair.
+    if isinstance(parsed, dict) and "\\u" in text and (mended := mended_json(parsed)) is not parsed:
+        parsed, text = mended, json.dumps(mended, ensure_ascii=False)
     return ToolCall(
         # Some servers give calls no id; a result must name the call it answers all the same.
-        id=text_of(call_id) or f"call_{index}",
-        name=_sendable(text_of(name) or ""),
+        id=well_formed(text_of(call_id) or f"call_{index}"),
+        name=well_formed(text_of(name) or ""),
         arguments=parsed if isinstance(parsed, dict) and _is_shallow(parsed) else {},
         arguments_json=text,
         provider_fields=fields,
     )
-
-
-def _sendable(text: str) -> str:
-    """``text`` without lone surrogates, which a model may write, and which no request can hold."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _is_shallow(value: Any) -> bool:

@@ -6,19 +6,31 @@ results of tools, the answer) is appended by one write after the answer is there
 **Two calls of one conversation at once** do not see each other's turn. Both turns are kept, each whole, in the order
 in which their answers ended. But nothing is appended to a conversation that was cleared, replaced or popped
 meanwhile: that is a `TurnNotRemembered`.
+
+**Whose a conversation is.** The write names `ChatConfig.user_id`, if the memory takes one: a conversation that was
+nobody's is that user's from then on, and an erasure of the user finds it. One that is somebody else's stays theirs, and
+the turn is appended all the same, by a second write that names nobody: an answer that was paid for is remembered.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
-from ractogateway.errors import InvalidValueError, RactoGatewayError, RevisionConflict, TurnNotRemembered
+from ractogateway.errors import (
+    ForeignConversation,
+    InvalidValueError,
+    RactoGatewayError,
+    RevisionConflict,
+    TurnNotRemembered,
+)
 from ractogateway.messages import ChatConfig, LLMResponse, Message
 
 __all__ = ["AsyncChatMemory", "ChatMemory", "Remembered", "Remembering"]
@@ -36,7 +48,11 @@ class _Changes(Protocol):
 
 
 class ChatMemory(Protocol):
-    """As much of a blocking memory as a kit needs; `RedisChatMemory` is one."""
+    """As much of a blocking memory as a kit needs; `RedisChatMemory` is one.
+
+    An ``extend`` that takes ``user_id=``, too, is told `ChatConfig.user_id`; a `ForeignConversation` that it raises
+    makes the kit write once more without.
+    """
 
     def get_changes(self, conversation_id: str, since_revision: int) -> _Changes:
         """What was said after a revision; 0 for all."""
@@ -89,6 +105,7 @@ class Remembering:
         needed = ("extend", "get_changes")
         like = "RedisChatMemory and AsyncRedisChatMemory"
         self._given = None if memory is None else Given("memory", memory, needed, like=like)
+        self._takes_user: dict[type[Side], bool] = {}
 
     @property
     def given(self) -> Given | None:
@@ -119,9 +136,15 @@ class Remembering:
         if self._given is None or config.conversation_id is None:
             return None
         known = _known_part(config)
-        if known and offers(self._given.face, "check_messages", beside=("extend",)):
+        is_checked = bool(known) and offers(self._given.face, "check_messages", beside=("extend",))
+        if is_checked:
             await side.call(self._given, "check_messages", known)
         changes = await side.call(self._given, "get_changes", config.conversation_id, 0)
+        if is_checked and any(map(_is_pinned, known)):
+            # Of these there is a bound for the whole conversation. Whether what is there could be written again does
+            # not matter: only that it is there.
+            there = [{"role": "system", "content": ""} for message in changes.messages if _is_pinned(message)]
+            await side.call(self._given, "check_messages", [*there, *known])
         return Remembered(config.conversation_id, changes.messages, changes.revision)
 
     async def keep(
@@ -141,7 +164,9 @@ class Remembering:
         turn = [*_known_part(config.model_copy(update={"history": before.messages})), *response.messages]
         request_id = os.urandom(16).hex()
         try:
-            return await self._extend(side, self._given, before, turn, request_id)
+            named = {"user_id": config.user_id} if config.user_id is not None and self._names(side, self._given) else {}
+            write = partial(side.call, self._given, "extend", before.conversation_id, turn, request_id=request_id)
+            return await self._extend(side, self._given, before, write, named)
         except Exception as error:  # noqa: BLE001 - a memory may be anybody's, and the answer is paid for
             failure = TurnNotRemembered(
                 f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
@@ -155,22 +180,48 @@ class Remembering:
         finally:
             del failure, cause  # no cycle of the error and this frame
 
+    def _names(self, side: Side, given: Given) -> bool:
+        """Whether ``extend`` of the form that this side calls takes a user."""
+        kind = type(side)
+        if kind not in self._takes_user:
+            target = side.target(given)
+            self._takes_user[kind] = _takes((given.face if target is None else target).extend, "user_id")
+        return self._takes_user[kind]
+
     @staticmethod
-    async def _extend(side: Side, given: Given, before: Remembered, turn: list[dict[str, Any]], request_id: str) -> int:
-        conversation_id, revision, tries = before.conversation_id, before.revision, _TRIES
+    async def _extend(
+        side: Side, given: Given, before: Remembered, write: Callable[..., Awaitable[int]], named: Mapping[str, str]
+    ) -> int:
+        revision, tries = before.revision, _TRIES
         while True:
             try:
-                made: int = await side.call(
-                    given, "extend", conversation_id, turn, request_id=request_id, expected_revision=revision
-                )
+                made = await write(expected_revision=revision, **named)
+            except ForeignConversation:
+                if not named:
+                    raise
+                named = {}
             except RevisionConflict:
-                changes = await side.call(given, "get_changes", conversation_id, revision)
+                changes = await side.call(given, "get_changes", before.conversation_id, revision)
                 tries -= 1
                 if changes.anew or not tries:
                     raise
                 revision = changes.revision
             else:
                 return made
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name, or takes any name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # written in C, say
+        return False
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def _is_pinned(message: Mapping[str, Any]) -> bool:
+    """Whether a memory never trims this message."""
+    return message.get("role") in ("developer", "system")
 
 
 def _known_part(config: ChatConfig) -> list[dict[str, Any]]:

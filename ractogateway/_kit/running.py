@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import threading
-from collections.abc import Awaitable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 
 from anyio import create_task_group
 
+from ractogateway._leaving import call_in_thread, call_within
+from ractogateway.errors import ToolTimeout
 from ractogateway.messages import ToolCall
-from ractogateway.tools import Tool, failed
+from ractogateway.tools import Pending, Tool, failed
 
 __all__ = ["run_here", "run_together"]
+
+_GRACE_SECONDS = 0.1
+"""How long a tool whose time is up may take to end by itself."""
 
 
 def run_here(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
@@ -48,21 +50,23 @@ async def run_together(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
     return [told[place] for place in range(len(calls))]
 
 
-def _wait_for(told: Awaitable[str]) -> str:
+def _wait_for(told: Pending) -> str:
     """Await in a thread of its own: in this one a loop may be running, or one may be set that is not to be replaced."""
-    result: Future[str] = Future()
+    said: list[str] = []
 
     async def main() -> str:
         try:
-            return await told
+            said.append(await told)
         except asyncio.CancelledError as error:
-            return failed(error)  # as in `run_together`: nobody cancels this task, something that the tool awaited was
+            # As in `run_together`: nobody cancels this task, something that the tool awaited was.
+            said.append(failed(error))
+        return said[0]
 
-    def run() -> None:
-        try:
-            result.set_result(asyncio.run(main()))
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits
-            result.set_exception(error)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="ractogateway tool", daemon=True).start()
-    return result.result()
+    if told.seconds is None:
+        return call_in_thread(lambda: asyncio.run(main()))
+    try:
+        return call_within(told.seconds, lambda: asyncio.run(main()), grace_seconds=_GRACE_SECONDS)
+    except ToolTimeout as error:
+        # It blocks its loop, where nothing cancels it; or it has ended, and the loop waits for what it left behind.
+        told.close()
+        return said[0] if said else told.told(error)

@@ -93,6 +93,7 @@ class AnthropicDeveloperKit(DeveloperKit):
         *,
         model: str | None = None,  # noqa: ARG002
         dimensions: int | None = None,  # noqa: ARG002
+        user_id: str | None = None,  # noqa: ARG002
     ) -> NoReturn:
         """Anthropic has no embeddings.
 
@@ -107,6 +108,7 @@ class AnthropicDeveloperKit(DeveloperKit):
         *,
         model: str | None = None,  # noqa: ARG002
         dimensions: int | None = None,  # noqa: ARG002
+        user_id: str | None = None,  # noqa: ARG002
     ) -> NoReturn:
         """`embed` for async code."""
         raise UnsupportedByProvider(_NO_EMBEDDINGS)

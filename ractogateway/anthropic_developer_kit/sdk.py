@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._kit.sdk_clients import SdkSettings
+from ractogateway._schemas import once_per_class
 from ractogateway.errors import InvalidValueError
 
 __all__ = ["ClientSettings", "output_format"]
@@ -36,7 +38,12 @@ def output_format(model: type[BaseModel]) -> dict[str, Any]:
     Which of JSON Schema's words the API knows is the SDK's business: the schema is what its public helper makes.
     """
     try:
-        return {"type": "json_schema", "schema": ClientSettings.sdk().transform_schema(model)}
+        return {"type": "json_schema", "schema": json.loads(_schema_text(model))}
     except (PydanticUserError, AttributeError, TypeError, ValueError):
         failure = InvalidValueError(f"response_model {model.__name__} has no JSON schema to send")
     raise failure
+
+
+@once_per_class
+def _schema_text(model: type[BaseModel]) -> str:
+    return json.dumps(ClientSettings.sdk().transform_schema(model))

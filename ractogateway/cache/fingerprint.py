@@ -33,7 +33,6 @@ file holds.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -47,6 +46,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._checks import check_temperature, check_text, check_tokens
+from ractogateway._schemas import schema_text
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.messages import Message
 
@@ -253,8 +253,7 @@ def _write_class(value: type, emit: _Emit, _depth: int) -> None:
     if not issubclass(value, BaseModel):
         raise _Refused(InvalidTypeError, f"holds the class {value.__name__}, which has no canonical form")
     try:
-        # pydantic sorts what has no order and keeps the order of the fields.
-        body = json.dumps(value.model_json_schema(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        body = schema_text(value).encode("utf-8", "surrogatepass")
     except (PydanticUserError, AttributeError, TypeError):
         raise _Refused(InvalidTypeError, f"holds the class {value.__name__}, which has no JSON schema") from None
     # The name as well: providers are told it beside the schema, whose title may be another.

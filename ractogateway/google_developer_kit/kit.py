@@ -89,23 +89,48 @@ class GoogleDeveloperKit(DeveloperKit):
         )
 
     def embed(
-        self, texts: str | Sequence[str], *, model: str | None = None, dimensions: int | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        user_id: str | None = None,
     ) -> list[list[float]]:
-        """One vector for each text, in their order; a single string is a list of one. Not cached."""
+        """One vector for each text, in their order; a single string is a list of one. Not cached.
+
+        In a kit with a ``rate_limiter``, ``user_id`` pays for them; without one, nobody does. Where
+        the API does not tell what they cost, the estimate is charged.
+
+        Raises:
+            RateLimitExceeded: The user's limits do not allow it. The provider was not asked.
+        """
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(translate):
-            answer = self._clients.blocking().models.embed_content(**arguments)
-        return wire.read_embeddings(answer, len(arguments["contents"]))
+        items = arguments["contents"]
+
+        def ask() -> Any:
+            with provider_errors(translate):
+                return self._clients.blocking().models.embed_content(**arguments)
+
+        return wire.read_embeddings(self._charged(items, user_id, ask, wire.usage_of), len(items))
 
     async def aembed(
-        self, texts: str | Sequence[str], *, model: str | None = None, dimensions: int | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        user_id: str | None = None,
     ) -> list[list[float]]:
         """`embed` for async code."""
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(translate):
-            client = await self._clients.of_this_loop()
-            answer = await client.models.embed_content(**arguments)
-        return wire.read_embeddings(answer, len(arguments["contents"]))
+        items = arguments["contents"]
+
+        async def ask() -> Any:
+            with provider_errors(translate):
+                client = await self._clients.of_this_loop()
+                return await client.models.embed_content(**arguments)
+
+        return wire.read_embeddings(await self._acharged(items, user_id, ask, wire.usage_of), len(items))
 
     def _embedding_arguments(
         self, texts: str | Sequence[str], model: str | None, dimensions: int | None

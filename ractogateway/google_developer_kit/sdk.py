@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from pydantic.errors import PydanticUserError
 from ractogateway._extras import import_extra
 from ractogateway._kit.failures import construction_errors
 from ractogateway._kit.sdk_clients import find_api_key
+from ractogateway._schemas import schema_text
 from ractogateway.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -147,7 +149,9 @@ def milliseconds(seconds: float) -> int:
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The schema that asks for JSON which fits ``model``."""
     try:
-        return model.model_json_schema()
+        schema: dict[str, Any] = json.loads(schema_text(model))
     except (PydanticUserError, AttributeError, TypeError, ValueError):
         failure = InvalidValueError(f"response_model {model.__name__} has no JSON schema to send")
+    else:
+        return schema
     raise failure

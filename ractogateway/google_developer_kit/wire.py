@@ -38,6 +38,7 @@ __all__ = [
     "read_usage",
     "signed_fields",
     "tool_call",
+    "usage_of",
 ]
 
 RESERVED = (
@@ -281,6 +282,11 @@ def embedding_arguments(texts: object, *, model: str, dimensions: int | None) ->
     """Keyword arguments for the SDK's ``embed_content``."""
     arguments: dict[str, Any] = {"model": model, "contents": check_texts(texts)}
     return arguments if dimensions is None else {**arguments, "config": {"output_dimensionality": dimensions}}
+
+
+def usage_of(answer: Any) -> Usage:
+    """What an answer of embeddings cost; zero where it does not say."""
+    return read_usage(getattr(answer, "usage_metadata", None))
 
 
 def read_embeddings(answer: Any, wanted: int) -> list[list[float]]:

@@ -115,21 +115,45 @@ class OpenAIDeveloperKit(DeveloperKit):
     # -- embeddings ----------------------------------------------------------------------------------------------------
 
     def embed(
-        self, texts: str | Sequence[str], *, model: str | None = None, dimensions: int | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        user_id: str | None = None,
     ) -> list[list[float]]:
-        """One vector for each text, in their order; a single string is a list of one. Not cached."""
+        """One vector for each text, in their order; a single string is a list of one. Not cached.
+
+        In a kit with a ``rate_limiter``, ``user_id`` pays for them; without one, nobody does.
+
+        Raises:
+            RateLimitExceeded: The user's limits do not allow it. The provider was not asked.
+        """
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(self._provider.translate):
-            return wire.read_embeddings(self._clients.blocking().embeddings.create(**arguments))
+
+        def ask() -> Any:
+            with provider_errors(self._provider.translate):
+                return self._clients.blocking().embeddings.create(**arguments)
+
+        return wire.read_embeddings(self._charged(arguments["input"], user_id, ask, wire.usage_of))
 
     async def aembed(
-        self, texts: str | Sequence[str], *, model: str | None = None, dimensions: int | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        user_id: str | None = None,
     ) -> list[list[float]]:
         """`embed` for async code."""
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(self._provider.translate):
-            client = await self._clients.of_this_loop()
-            return wire.read_embeddings(await client.embeddings.create(**arguments))
+
+        async def ask() -> Any:
+            with provider_errors(self._provider.translate):
+                client = await self._clients.of_this_loop()
+                return await client.embeddings.create(**arguments)
+
+        return wire.read_embeddings(await self._acharged(arguments["input"], user_id, ask, wire.usage_of))
 
     def _embedding_arguments(
         self, texts: str | Sequence[str], model: str | None, dimensions: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._kit.sdk_clients import SdkSettings
+from ractogateway._schemas import once_per_class
 from ractogateway.errors import InvalidValueError
 
 __all__ = ["ClientSettings", "response_format"]
@@ -39,9 +41,14 @@ def response_format(model: type[BaseModel]) -> dict[str, Any]:
     for tools makes.
     """
     try:
-        function = ClientSettings.sdk().pydantic_function_tool(model)["function"]
+        schema = json.loads(_schema_text(model))
     except (PydanticUserError, AttributeError, TypeError, ValueError):
         raise InvalidValueError(f"response_model {model.__name__} has no JSON schema to send") from None
     # Names of generic models have brackets, which the API refuses.
     name = re.sub(r"[^A-Za-z0-9_-]", "_", model.__name__)[:64]
-    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": function["parameters"]}}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+@once_per_class
+def _schema_text(model: type[BaseModel]) -> str:
+    return json.dumps(ClientSettings.sdk().pydantic_function_tool(model)["function"]["parameters"])

@@ -25,6 +25,7 @@ __all__ = [
     "read_usage",
     "signed_fields",
     "thinking_of",
+    "usage_of",
 ]
 
 RESERVED = ("messages", "model", "stream")
@@ -191,6 +192,11 @@ def embedding_arguments(texts: object, *, model: str, dimensions: int | None) ->
     # Floats, not the SDK's default of base64, which not every compatible server knows.
     arguments: dict[str, Any] = {"model": model, "input": items, "encoding_format": "float"}
     return arguments if dimensions is None else {**arguments, "dimensions": dimensions}
+
+
+def usage_of(answer: Any) -> Usage:
+    """What an answer of embeddings cost."""
+    return read_usage(getattr(answer, "usage", None))
 
 
 def read_embeddings(answer: Any) -> list[list[float]]:

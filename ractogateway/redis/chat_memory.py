@@ -100,8 +100,8 @@ class AsyncRedisChatMemory(Core):
             The conversation's revision after this write; for a replay, the one that the write had made.
 
         Raises:
-            InvalidValueError: it belongs to another user, or it would hold more than 64 system and developer messages;
-                nothing was written.
+            ForeignConversation: it belongs to another user; nothing was written.
+            InvalidValueError: it would hold more than 64 system and developer messages; nothing was written.
         """
         message = {"role": check_role(role), "content": content}
         return await self.extend(conversation_id, [message], user_id=user_id, request_id=request_id)
@@ -129,7 +129,7 @@ class AsyncRedisChatMemory(Core):
 
         Raises:
             RevisionConflict: the conversation has moved on; nothing was written.
-            InvalidValueError: as in `append`.
+            ForeignConversation, InvalidValueError: as in `append`.
         """
         place = self._store.place(conversation_id)
         writing.check_messages(messages)
@@ -142,10 +142,11 @@ class AsyncRedisChatMemory(Core):
 
         Raises:
             InvalidTypeError: one is no message.
-            InvalidValueError: one cannot be kept, or is longer than ``max_message_bytes``; or there is none.
+            InvalidValueError: one cannot be kept, or is longer than ``max_message_bytes``; or there is none, or more
+                than 64 are of system and developers.
         """
         writing.check_messages(messages)
-        self._store.codec.check(messages)
+        writing.check_pinned(self._store.codec.check(messages))
 
     async def replace(
         self,

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from books import Tally
 from probing import Watch, own_server
 from proxy import Proxy
 from secrecy import SECRET_ANSWER, SECRET_PROMPT
@@ -274,23 +275,24 @@ def test_eviction_makes_misses_and_nothing_else(policy, figures):
             url=server.url, ttl_seconds=600, compress_above_bytes=10**9, on_outage="raise", options=PATIENT
         )
         chance = random.Random(policy)
-        hits = misses = 0
+        hits, misses, tally = 0, 0, Tally()
         for number in range(3000):
-            cache.put(*ask(number), answer(number), tags=[f"tag {number % 7}"] if number % 2 else [])
+            tally.saw(cache.put(*ask(number), answer(number), tags=[f"tag {number % 7}"] if number % 2 else []), None)
             asked = max(0, number - chance.randrange(600))
             found = cache.get(*ask(asked))
-            assert found is None or found.content == answer(asked).content
+            tally.saw(found and found.content, None, answer(asked).content)
             hits, misses = hits + (found is not None), misses + (found is None)
             if number % 500 == 250:
                 cache.invalidate_tag("tag 1")
-                tagged = [cache.get(*ask(each)) for each in range(number) if each % 2 and each % 7 == 1]
-                assert not any(tagged)
-                cache.get_or_compute(*ask(number), lambda number=number: answer(number))
+                for each in range(1, number, 14):
+                    tally.saw(cache.get(*ask(each)), None)
+                computed = cache.get_or_compute(*ask(number), lambda number=number: answer(number))
+                tally.saw(computed.content, answer(number).content)
         with server.client() as client:
             assert client.info("stats")["evicted_keys"] > 100
         assert hits > 100
         assert misses > 50
-        figures(calls=6000, wrong=0, note=f"{policy}: {hits} hits and {misses} misses of {hits + misses}")
+        tally.judge(figures, note=f"{policy}: {hits} hits and {misses} misses of {hits + misses}")
 
 
 @pytest.mark.cell("out of memory", "cache", "blocking")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import LLMResponse, Usage
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache, RedisOptions
+from ractogateway.redis._cache.near import Copy, NearCache
 from ractogateway.redis.transport import TrackedPort, tracking
 from ractogateway.redis.transport.exchange import Exchange
 
@@ -128,6 +130,21 @@ def test_a_given_client_is_not_ours_to_track_on(client):
     for entries in (-1, 1.5, True, None):
         with pytest.raises((InvalidValueError, InvalidTypeError), match="near_cache_entries"):
             kind(near_cache_entries=entries)
+
+
+def test_a_copy_made_of_two_reads_stands_if_neither_was_overtaken():
+    tracker = tracking.Tracker()
+    tracker.permit()
+    tracker.proved(time.monotonic())
+    copies_of = NearCache(SimpleNamespace(tracker=lambda: tracker), 10)
+    copy = Copy(ANSWER, (), float("inf"), 0.0, b"entry", (b"tag",))
+    for changed in ([b"entry"], [b"tag"], None):
+        fills = [tracker.begin([b"entry"]), tracker.begin([b"tag"])]
+        tracker.drop(changed)
+        assert not copies_of.keep(b"name", copy, fills)
+        assert len(copies_of) == 0
+    assert copies_of.keep(b"name", copy, [tracker.begin([b"entry"]), tracker.begin([b"tag"])])
+    assert len(copies_of) == 1
 
 
 # --- the end of a copy -----------------------------------------------------------------------------------------------

@@ -184,6 +184,10 @@ def test_pinned_messages_have_a_hard_cap(make):
     with pytest.raises(ValueError, match="64 system and developer messages"):
         memory.append("c", "developer", "one too many")
     assert memory.count("c") == 64
+    instruction = {"role": "developer", "content": "hi"}
+    memory.check_messages([instruction] * 64 + [{"role": "user", "content": "hi"}])  # of messages alone
+    with pytest.raises(ValueError, match="64 system and developer messages"):
+        memory.check_messages([instruction] * 65)
 
 
 def test_a_tool_result_beside_a_text_keeps_its_call(make_on_one):

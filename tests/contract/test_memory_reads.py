@@ -65,6 +65,14 @@ def test_a_page_survives_what_was_trimmed(make):
     assert memory.get_page("c", limit=10, before=before).messages == []
 
 
+def test_a_page_survives_what_was_replaced(make):
+    memory = make("memory", config=ChatMemoryConfig(max_turns=20))
+    memory.extend("c", turns(0, 4))
+    before = memory.get_page("c", limit=2).before
+    memory.replace("c", turns(4, 10))
+    assert memory.get_page("c", limit=10, before=before).messages == [], "what is older is gone; this is newer"
+
+
 def test_a_conversation_nobody_had_has_an_empty_page(make):
     page = make("memory").get_page("never")
     assert (page.messages, page.pinned, page.before, page.revision, page.count) == ([], [], None, 0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from secrecy import SECRET_USER
 
-from ractogateway.errors import InvalidTypeError, InvalidValueError
+from ractogateway.errors import ForeignConversation, InvalidTypeError, InvalidValueError, RevisionConflict
 from ractogateway.redis import ChatMemoryConfig, Erasure
 
 AWKWARD_IDS = [SECRET_USER, "{", "}", "{}", "*", "a:b", "\ud800", "日本", "x" * 5_000, " ", "\x00", "a\nb"]
@@ -26,6 +26,22 @@ def test_a_user_has_the_conversations_that_were_written_for_them(make):
     assert memory.conversations(SECRET_USER) == ["a", "b"]
     assert memory.conversations("v") == ["c"]
     assert memory.conversations("w") == []
+
+
+def test_a_conversation_begins_for_a_user_or_not_at_all(make):
+    """A write that expects revision 0 asks nobody whether the index knows."""
+    memory = make("memory", config=ChatMemoryConfig(ttl_seconds=60))
+    message = [{"role": "user", "content": "hi"}]
+    assert memory.extend("c", message, user_id=SECRET_USER, request_id="r", expected_revision=0) == 1
+    assert memory.extend("c", message, user_id=SECRET_USER, request_id="r", expected_revision=0) == 1
+    for user in (SECRET_USER, "v"):
+        with pytest.raises((RevisionConflict, ForeignConversation)):
+            memory.extend("c", message, user_id=user, expected_revision=0)
+    assert (memory.count("c"), memory.conversations(SECRET_USER), memory.conversations("v")) == (1, ["c"], [])
+    assert memory.erase_user("v") == Erasure(0, 0, 0)
+    assert memory.erase_user(SECRET_USER) == Erasure(1, 1, 0)
+    with pytest.raises(RevisionConflict):  # it was begun, whatever became of it
+        memory.extend("c", message, user_id=SECRET_USER, expected_revision=0)
 
 
 def test_every_way_to_write_takes_a_user(make):
@@ -57,7 +73,7 @@ def test_users_of_tenants_and_prefixes_share_nothing(make):
 def test_nobody_else_writes_to_a_conversation(make):
     memory = make("memory")
     memory.append("c", "user", "hi", user_id=SECRET_USER)
-    with pytest.raises(InvalidValueError, match="another user"):
+    with pytest.raises(ForeignConversation, match="another user"):
         memory.append("c", "user", "me too", user_id="v")
     with pytest.raises(InvalidValueError, match="another user"):
         memory.replace("c", [], user_id="v")

@@ -6,10 +6,13 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["GRACE_SECONDS", "Book", "Lines", "Naps"]
+from ractogateway.errors import RactoGatewayError, StoreUnavailable
+
+__all__ = ["GRACE_SECONDS", "Book", "Lines", "Naps", "Tally"]
 
 GRACE_SECONDS = 0.05
 """So late after its deadline a call may end."""
@@ -67,6 +70,68 @@ class Book:
         }
 
 
+class Tally:
+    """What a test's own calls came to: every figure that it hands in was counted here. Safe for threads."""
+
+    def __init__(self) -> None:
+        self.calls = self.failed = 0
+        self.wrong: list[object] = []
+        self.lost: list[object] | None = None
+        self.double: list[object] | None = None
+        self._lock = threading.Lock()
+
+    def made(self, calls: int = 1) -> None:
+        """So many calls returned, and nothing that could be wrong."""
+        with self._lock:
+            self.calls += calls
+
+    def saw(self, found: object, *right: object) -> None:
+        """A call returned this, where these would be right."""
+        with self._lock:
+            self.calls += 1
+            if found not in right:
+                self.wrong.append((found, *right))
+
+    def refused(self, call: Callable[[], object], kind: type[RactoGatewayError]) -> Any:
+        """The error of a call that must raise one of this kind."""
+        error: RactoGatewayError | None = None
+        try:
+            call()
+        except RactoGatewayError as raised:
+            error = raised
+        with self._lock:
+            self.calls += 1
+            self.failed += isinstance(error, StoreUnavailable)
+            if not isinstance(error, kind):
+                self.wrong.append((error, kind))
+        return error
+
+    def kept(self, found: Sequence[Any], said: Sequence[Any], *, in_order: bool = False) -> None:
+        """What one read shows, where this was acknowledged: each once."""
+        there, told = Counter(found), Counter(said)
+        lost, more = [*(told - there).elements()], [*(there - told).elements()]
+        with self._lock:
+            self.calls += 1
+            self.lost = [*(self.lost or ()), *lost]
+            self.double = [*(self.double or ()), *(each for each in more if each in told)]
+            self.wrong += [each for each in more if each not in told]
+            if in_order and not lost and not more and list(found) != list(said):
+                self.wrong.append(("out of order", found, said))
+
+    def figures(self) -> dict[str, Any]:
+        """For `fault_cells.figures`; of what was not looked at, none."""
+        counted = {"lost": self.lost, "double": self.double}
+        seen = {name: len(found) for name, found in counted.items() if found is not None}
+        return {"calls": self.calls, "failed": self.failed, "wrong": len(self.wrong), **seen}
+
+    def judge(self, figures: Callable[..., None], *columns: str, **more: Any) -> None:
+        """Hand in what was counted, right or not; then nothing may be wrong."""
+        for column in columns or (None,):
+            figures(column, **self.figures(), **more)
+        judged = (self.wrong, self.lost or [], self.double or [])
+        assert judged == ([], [], []), judged
+
+
 class Naps:
     """How late this machine woke a thread that sleeps, moment by moment, inside its ``with``; see `probing.Watch`."""
 
@@ -106,9 +171,9 @@ class Naps:
 
 
 class Lines(logging.Handler):
-    """Takes down what our loggers say, as (level, line), inside its ``with``."""
+    """Takes down what our loggers say, as (level, line, time), inside its ``with``."""
 
-    def __init__(self, lines: list[tuple[str, str]]) -> None:
+    def __init__(self, lines: list[tuple[str, str, float]]) -> None:
         super().__init__()
         self._lines = lines
         self._logger = logging.getLogger("ractogateway")
@@ -116,7 +181,7 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "ractogateway.redis" or record.levelno >= logging.WARNING:
-            self._lines.append((record.levelname, record.getMessage()))
+            self._lines.append((record.levelname, record.getMessage(), time.monotonic()))
 
     def __enter__(self) -> None:
         self._logger.addHandler(self)

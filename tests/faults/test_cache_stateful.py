@@ -1,5 +1,8 @@
 """Several clients of the same cache against a model, while replies get lost, callers give up, scripts are forgotten,
-the server dies and keys are evicted: an answer is the last one stored for its question and not overtaken, or none."""
+the server dies and keys are evicted: an answer is the last one stored for its question and not overtaken, or none.
+
+One of them has a near cache. What a call of its own process changed it never serves again; what changed elsewhere, not
+any more once it was told."""
 
 from __future__ import annotations
 
@@ -10,13 +13,19 @@ from functools import partial
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
-from stage import CLIENT, Stage, play, staged
+from servers import wait_until
+from stage import PATIENT, Stage, play, staged
 
+from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import AsyncRedisExactCache, RedisExactCache
+from ractogateway.redis.transport import tracking
 
 QUESTIONS, TAGS = ("a", "b", "c"), ("s", "t")
 
+NEAR = 3
+CLIENT = st.integers(0, NEAR)
+"""Those of `stage`, and one with a near cache."""
 QUESTION = st.sampled_from(QUESTIONS)
 TAGGED = st.lists(st.sampled_from(TAGS), unique=True)
 
@@ -32,10 +41,19 @@ class Stored:
 
 class CacheUnderFire(Stage):
     losses = (4, 5, 7)
+    served_near = 0
+    """Answers that were served from a copy, in all histories."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter(RedisExactCache, AsyncRedisExactCache, ttl_seconds=600, on_outage="raise")
+        settings = {"ttl_seconds": 600, "on_outage": "raise"}
+        self.enter(RedisExactCache, AsyncRedisExactCache, **settings)
+        self.near = RedisExactCache(self.proxy.url, options=PATIENT, near_cache_entries=10, **settings)
+        self.stack.callback(self.near.close)
+        self.clients.append(self.near)
+        self.copies = self.near._core._store.near
+        self.near.get(*request(QUESTIONS[0]))
+        wait_until(lambda: self.copies.port.tracker().alive, timeout_seconds=30, what="the tracker being alive")
         self.stored: dict[str, Stored | None] = dict.fromkeys(QUESTIONS)
 
     # What clients do
@@ -128,6 +146,34 @@ class CacheUnderFire(Stage):
         for there in self.stored.values():
             if there is not None:
                 there.sure = False
+        self.wait_until_told({question: there and there.content for question, there in self.stored.items()})
+
+    @rule(question=QUESTION, tags=TAGGED)
+    def put_elsewhere(self, question, tags) -> None:
+        """By another process, whose calls drop no copies in this one."""
+        before, content = self.stored[question], self.new_content(question)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tracking, "forget", lambda _keys: None)
+            self.direct.put(*request(question), answer(content), tags=tags)
+        self.stored[question] = Stored(content, tuple(tags), sure=True)
+        self.wait_until_told({question: before and before.content})
+
+    def wait_until_told(self, before: dict[str, str | None]) -> None:
+        """Until the near cache serves what everybody gets; up to then it may serve what was there before."""
+
+        def is_told(question: str) -> bool:
+            there = self.direct.get(*request(question))
+            found = self.insist(lambda: self.near.get(*request(question)))
+            if found == there:
+                return True
+            assert found is not None
+            assert found.content == before[question], "neither what was there nor what is there"
+            return False
+
+        for question in before:
+            wait_until(
+                lambda question=question: is_told(question), timeout_seconds=30, what="the near cache being told"
+            )
 
     # What holds at any time
 
@@ -135,6 +181,8 @@ class CacheUnderFire(Stage):
     def an_answer_is_the_one_that_was_stored_last(self) -> None:
         for question in QUESTIONS:
             self.check(question, self.direct.get(*request(question)))
+            type(self).served_near += self.copies.find(fingerprint(*request(question))) is not None
+            self.check(question, self.insist(lambda question=question: self.near.get(*request(question))))
 
     def check(self, question: str, found: LLMResponse | None) -> None:
         there = self.stored[question]
@@ -168,5 +216,7 @@ def machine() -> Iterator[type[Stage]]:
 @pytest.mark.timeout(300)
 def test_the_cache_does_what_the_model_does(machine, long_run, figures):
     examples = 60 if long_run else 15
+    machine.served_near = 0
     play(machine, examples=examples, steps=40)
+    assert machine.served_near > 0, "no answer was served from a copy"
     figures("cache", note=f"{examples} random histories of 40 steps as the model has them")

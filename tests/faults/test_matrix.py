@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import fault_cells
 import fault_matrix
 import pytest
+from books import Tally
 from fault_matrix import COLUMNS, ROWS, Proof, markdown
 from injection import FAULTS
+
+from ractogateway.errors import NotSent, StoreRefused, StoreUnavailable
 
 ROOT = Path(__file__).parents[2]
 LISTING = """
@@ -73,6 +77,36 @@ def test_a_cell_whose_calls_were_late_says_so():
     late, in_time = ({"calls": 1000, "overdue": overdue} for overdue in (2, 0))
     text = markdown([Proof("freeze", "cache", "tests/x.py::test", "passed", [late, in_time])], [])
     assert "| [freeze](#freeze) | held, 1 runs, 2 of 2,000 calls late |" in text
+
+
+def test_figures_are_counted():
+    """None of them is a number that somebody wrote down."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "figures":
+                for figure in call.keywords:
+                    if figure.arg != "note":
+                        nodes = list(ast.walk(figure.value))
+                        assert any(isinstance(node, ast.Name) for node in nodes), f"{path}:{call.lineno} {figure.arg}"
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_tally_tells_of_everything_that_is_not_right():
+    tally, handed_in = Tally(), []
+    tally.saw("right", "right")
+    tally.saw("wrong", "right", None)
+    tally.refused(lambda: _raise(NotSent("")), StoreUnavailable)
+    tally.refused(lambda: _raise(NotSent("")), StoreRefused)
+    tally.refused(lambda: None, StoreRefused)
+    assert "lost" not in tally.figures(), "nobody looked"
+    tally.kept(["a", "a", "of others"], ["a", "b"])
+    tally.kept(["b", "a"], ["a", "b"], in_order=True)
+    with pytest.raises(AssertionError):
+        tally.judge(lambda _, **figures: handed_in.append(figures))
+    assert handed_in == [{"calls": 7, "failed": 2, "wrong": 5, "lost": 1, "double": 1}]
 
 
 def test_the_page_is_of_this_matrix():

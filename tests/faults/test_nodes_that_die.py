@@ -121,6 +121,6 @@ def test_what_the_surviving_side_acknowledged_is_applied_once(gone, tool, face, 
 @pytest.mark.column("cache", "limiter", "blocking")
 def test_each_outage_is_followed_by_a_recovery_in_the_log(gone):
     lines = gone.traffic.lines
-    assert {line.partition(":")[0] for _, line in lines} <= {"exact cache", "rate limiter"}
-    levels = [level for level, _ in lines]
+    assert {line.partition(":")[0] for _, line, _ in lines} <= {"exact cache", "rate limiter"}
+    levels = [level for level, _, _ in lines]
     assert levels.count("WARNING") == levels.count("INFO")

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from books import Tally
 from faces import Maker
 from proxy import Proxy
 from servers import Server, ServerNotInstalled, _free_port, redis7, wait_until
@@ -112,10 +113,10 @@ def test_what_is_not_valid_is_refused_at_once_and_nothing_is_said_in_plaintext(g
     url = guarded.url(guarded.ports[server], authority, PASSWORD + ("x" if case == "wrong password" else ""))
     with Proxy(url, raw=True) as wire, ExitStack() as stack:
         stack.callback(wait_until, lambda: wire.open == 0, what="the end of every connection")
-        calls, slowest = calls_of(Maker(face, wire, stack), tool), 0.0
-        for number, call in enumerate(calls, 1):
+        tally, slowest = Tally(), 0.0
+        for number, call in enumerate(calls_of(Maker(face, wire, stack), tool), 1):
             began = time.monotonic()
-            error = refused(call, kind)
+            error = tally.refused(call, kind)
             slowest = max(slowest, time.monotonic() - began)
             while error is not None:
                 assert "hunter" not in f"{error!r} {error}"
@@ -125,13 +126,7 @@ def test_what_is_not_valid_is_refused_at_once_and_nothing_is_said_in_plaintext(g
         for sent in wire.sent:
             assert sent[0] == 0x16, "not a TLS handshake"
             assert not any(word in sent for word in (b"HELLO", b"AUTH", PASSWORD.encode()))
-        figures(calls=len(calls), wrong=0, note=f"{case}: {len(wire.sent)} attempts for {len(calls)} calls")
-
-
-def refused(call: Callable[[], Any], kind: type[BaseException]) -> BaseException | None:
-    with pytest.raises(kind) as caught:
-        call()
-    return caught.value
+        tally.judge(figures, note=f"{case}: {len(wire.sent)} attempts for {tally.calls} calls")
 
 
 @pytest.mark.cell("TLS and credentials", "cache", "limiter", "memory")
@@ -141,14 +136,15 @@ def test_when_the_password_is_right_again_the_same_objects_work(guarded, face, f
     with ExitStack() as stack:
         make = Maker(face, Place(guarded.url(guarded.ports["good"], "ca", "a-new-one")), stack)
         tools = {tool: calls_of(make, tool) for tool in ("cache", "limiter", "memory")}
+        tally = Tally()
         for calls in tools.values():
-            with pytest.raises(AuthenticationFailed):
-                calls[0]()
+            tally.refused(calls[0], AuthenticationFailed)
         server.command("ACL", "SETUSER", "app", ">a-new-one")
         try:
             for calls in tools.values():
                 for call in calls:
                     call()
+                    tally.made()
         finally:
             server.command("ACL", "SETUSER", "app", "<a-new-one")
-    figures(calls=9, wrong=0)
+    tally.judge(figures)

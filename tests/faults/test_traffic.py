@@ -109,13 +109,21 @@ def test_the_memory_raises_and_keeps_what_it_acknowledged(storm, face, figures):
 @pytest.mark.column("cache", "limiter", "blocking")
 def test_each_change_of_state_makes_one_line(storm):
     """As many recoveries as outages, neither more than there were calls to tell of them."""
-    said = Counter((level, line.partition(":")[0]) for level, line in storm.traffic.lines)
+    traffic = storm.traffic
+    said = Counter((level, line.partition(":")[0]) for level, line, _ in traffic.lines)
     tools = {tool for _, tool in said}
-    assert tools <= {"exact cache", "rate limiter"}, storm.traffic.lines
+    assert tools <= {"exact cache", "rate limiter"}, traffic.lines
     for tool in tools:
-        assert said["WARNING", tool] == said["INFO", tool], storm.traffic.lines
+        assert said["WARNING", tool] == said["INFO", tool], traffic.lines
     if storm.fault.stops == "all":
         assert tools == {"exact cache", "rate limiter"}
-    if storm.fault.row in ONE_OUTAGE and storm.traffic.overslept < GRACE_SECONDS:
-        objects = len(storm.traffic.callers) // len(TOOLS)  # of each tool: one that shows no outage for each caller
-        assert all(objects <= said["WARNING", tool] < 2 * objects for tool in tools), storm.traffic.lines
+    if storm.fault.row in ONE_OUTAGE and traffic.overslept < GRACE_SECONDS:
+        objects = len(traffic.callers) // len(TOOLS)  # of each tool: one that shows no outage for each caller
+        # Before and after, the short time of a call may end on a busy machine: an outage, too, as far as that can tell.
+        until = traffic.ended_at + max(SECONDS.values())
+        meanwhile = Counter(
+            (level, line.partition(":")[0]) for level, line, at in traffic.lines if traffic.began_at <= at <= until
+        )
+        for tool in tools:
+            assert said["WARNING", tool] >= objects, traffic.lines
+            assert meanwhile["WARNING", tool] < 2 * objects, traffic.lines

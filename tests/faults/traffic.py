@@ -321,6 +321,7 @@ class Traffic:
         forgets: see `injection.Fault`.
         options: for the `RedisOptions` of all.
         callers: of each tool by each face.
+        maker: of the tools, by face.
         margin_seconds: around a fault that makes the server forget "the last moments", before and after.
     """
 
@@ -333,17 +334,18 @@ class Traffic:
         options: dict[str, Any] | None = None,
         callers: int = 2,
         faces: Sequence[str] = FACES,
+        maker: type[Maker] = Maker,
         margin_seconds: float = 2.0,
     ) -> None:
         self.url = url
         self.forgets = forgets
         self.books = {(tool, face): Book() for tool in TOOLS for face in faces}
-        self.makers = {face: Maker(face, self, stack) for face in faces}
+        self.makers = {face: maker(face, self, stack) for face in faces}
         self.over, self.raging = threading.Event(), threading.Event()
         self.began_at = self.ended_at = 0.0
         self.overslept = 0.0
         self.spent = 0
-        self.lines: list[tuple[str, str]] = []
+        self.lines: list[tuple[str, str, float]] = []
         self._options = options or {}
         self._margin_seconds = margin_seconds if forgets == "the last moments" else 0.0
         self._spending = threading.Lock()

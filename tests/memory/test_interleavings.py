@@ -21,7 +21,7 @@ PREFIX = "ractogateway:memory"
 CONVERSATIONS = ("a", "b")
 
 WORK = st.tuples(
-    st.sampled_from(["extend", "extend", "continue", "replace", "clear", "pop", "erase", "erase_user", "fork"]),
+    st.sampled_from(["extend", "begin", "continue", "replace", "clear", "pop", "erase", "erase_user", "fork"]),
     st.sampled_from(CONVERSATIONS),
 )
 DIES, TIME_PASSES = 0, 1
@@ -75,6 +75,7 @@ def test_a_conversation_with_messages_is_in_its_users_index_at_every_moment(clie
         message = [{"role": "user", "content": "hi"}]
         return {
             "extend": lambda: memory.extend(where, message, user_id="u"),
+            "begin": lambda: memory.extend(where, message, user_id="u", expected_revision=0),
             "continue": lambda: memory.extend(where, message),
             "replace": lambda: memory.replace(where, message, user_id="u"),
             "clear": lambda: memory.clear(where),
@@ -87,19 +88,36 @@ def test_a_conversation_with_messages_is_in_its_users_index_at_every_moment(clie
     play([begin(*each) for each in work], schedule, check)
 
 
-@given(st.permutations([0] * 4 + [1] * 4 + [2] * 5))
+@given(st.permutations([0] * 4 + [1] * 4 + [2] * 5), st.sampled_from([None, 0]))
 @settings(interleaved, max_examples=400)
-def test_an_erasure_between_two_first_writes(client, order):
+def test_an_erasure_between_two_first_writes(client, order, expected):
     client.flushdb()
     memory = SteppedMemory(client=client)
     message = [{"role": "user", "content": "hi"}]
-    actors = [Actor(memory.extend("a", message, user_id="u")) for _ in range(2)] + [Actor(memory.erase_user("u"))]
+    writes = [memory.extend("a", message, user_id="u", expected_revision=each) for each in (None, expected)]
+    actors = [*map(Actor, writes), Actor(memory.erase_user("u"))]
     for who in order:
         if not actors[who].done:
             actors[who].step()
     for actor in actors:
         actor.finish()
     assert RedisChatMemory(client=client).conversations("u") == (["a"] if memory_holds(client) else [])
+
+
+def test_a_user_costs_one_command_more_and_only_at_the_beginning(client):
+    client.flushdb()
+    memory = SteppedMemory(client=client)
+
+    def commands(revision: int | None) -> int:
+        actor = Actor(memory.extend("a", [{"role": "user", "content": "hi"}], user_id="u", expected_revision=revision))
+        actor.step()  # as far as the first
+        count = 0
+        while not actor.done:
+            actor.step()
+            count += 1
+        return count
+
+    assert [commands(revision) for revision in (0, 1, None)] == [2, 1, 1]
 
 
 @given(st.permutations([0] * 7 + [1] * 9))

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from faces import Maker
-from probing import echo, incr, outcome
+from probing import echo, incr, outcome, own_server, put
 from proxy import Proxy
 from servers import Server, wait_until
 
-from ractogateway.errors import OutcomeUnknown
+from ractogateway.errors import NotSent, OutcomeUnknown, StoreUnavailable
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisOptions
 from ractogateway.redis.transport import Script, script_call
 
@@ -79,6 +79,26 @@ def test_in_a_batch(any_server, proxy, callers_of):
     proxy.faults()
     assert started.result(5.0).result == [2, b"a"]
     assert any_server.command("GET", "n") == b"2"
+
+
+@pytest.mark.parametrize("then", ["a replica", "nobody"])
+def test_an_error_tells_of_every_try(callers_of, then):
+    """The last try of a write was refused, or went nowhere; an earlier one, whose reply was lost, was executed."""
+    with own_server() as server, Proxy(server.url) as proxy:
+        callers = callers_of(proxy.url, 0.5)
+        proxy.faults(lose_one_in=1, losing=(b"SET",))
+        started = callers.start(put(b"key", b"value"))
+        wait_until(lambda: proxy.lost > 0, what="the reply being lost")
+        if then == "nobody":
+            proxy.shut()
+        else:
+            server.command("REPLICAOF", "127.0.0.1", "1")
+            proxy.faults()
+        error = started.result(10.0).result
+        assert isinstance(error, StoreUnavailable)
+        assert not isinstance(error, NotSent)
+        assert error.may_have_applied
+        assert server.command("GET", "key") == b"value"
 
 
 INCREASE = Script.of("increase", b"return redis.call('INCR', KEYS[1])")

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from books import Tally
 from probing import async_port, blocking_port, echo, own_server, run, run_script
 from proxy import Proxy
 from servers import wait_until
@@ -228,17 +229,17 @@ def test_sixty_four_threads_on_first_use(any_server):
 TOOLS = RedisExactCache, RedisRateLimiter, RedisChatMemory
 
 
-def use_all(cache: RedisExactCache, limiter: RedisRateLimiter, memory: RedisChatMemory) -> None:
-    cache.put(*REQUEST, LLMResponse(content="answer"))
-    assert cache.get(*REQUEST).content == "answer"
-    assert len(cache) == 1
-    assert cache.stats.size == 1
-    assert limiter.consume("user", 1).allowed
-    assert limiter.get_remaining("user") < 10_000
-    memory.append("conversation", "user", "hello")
-    assert memory.count("conversation") >= 1
-    memory.clear("conversation")
-    assert cache.invalidate(*REQUEST)
+def use_all(cache: RedisExactCache, limiter: RedisRateLimiter, memory: RedisChatMemory, tally: Tally) -> None:
+    tally.saw(cache.put(*REQUEST, LLMResponse(content="answer")), None)
+    tally.saw(cache.get(*REQUEST).content, "answer")
+    tally.saw(len(cache), 1)
+    tally.saw(cache.stats.size, 1)
+    tally.saw(limiter.consume("user", 1).allowed, True)
+    tally.saw(limiter.get_remaining("user") < 10_000, True)
+    tally.saw(memory.append("conversation", "user", "hello") > 0, True)
+    tally.saw(memory.count("conversation"), 1)
+    tally.saw(memory.clear("conversation"), None)
+    tally.saw(cache.invalidate(*REQUEST), True)
 
 
 @pytest.mark.cell("loop switch", "blocking")
@@ -250,9 +251,10 @@ def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_s
         with warnings.catch_warnings(record=True) as caught:
             warnings.resetwarnings()
             for _ in range(3):
-                use_all(*tools)
+                use_all(*tools, tally)
         return caught
 
+    tally = Tally()
     with redis.Redis.from_url(any_server.url) as client:
         tools = [tool(client=client) if by == "client" else tool(any_server.url, options=OPTIONS) for tool in TOOLS]
         caught = [each for each in asyncio.run(cell()) if issubclass(each.category, BlockingCallWarning)]
@@ -260,7 +262,7 @@ def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_s
     assert sorted(each.lineno for each in caught) == list(range(first + 1, first + 11)), "one a line, at the caller's"
     assert {each.filename for each in caught} == {__file__}
     assert all(".aio" in str(each.message) for each in caught)
-    figures(calls=3 * len(caught), wrong=0)
+    tally.judge(figures)
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("warn", True), ("allow", False), (None, True)])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from near_copies import BOUND_SECONDS, KEYS, Copies, Near, awaited_near, blocking_near, trackers, until
@@ -22,6 +23,7 @@ from ractogateway.errors import StoreUnavailable
 from ractogateway.redis.transport import Script, plain_call, script_call
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.tracking import BEAT_SECONDS, Tracker, forget, own_write
+from ractogateway.redis.transport.tracking_link import TrackingLink
 
 # --- invalidations ---------------------------------------------------------------------------------------------------
 
@@ -392,3 +394,13 @@ def test_silence_drops_everything_within_two_seconds(any_server):
 
     with Proxy(any_server.url) as proxy:
         asyncio.run(main(proxy))
+
+
+def test_a_heartbeat_proves_what_was_so_when_it_was_sent():
+    """Its answer may have been under way, or unread, for long: what was pushed since may not have come."""
+    tracker = Tracker()
+    heart = SimpleNamespace(tracker=tracker, _heartbeat=None)
+    for ago, alive in ((0.0, True), (BOUND_SECONDS, False)):
+        heartbeat = SimpleNamespace(failure=None, asked_at=time.monotonic() - ago)
+        TrackingLink.answered(heart, heartbeat)
+        assert tracker.alive is alive

@@ -105,7 +105,7 @@ def blocking(kit: gpt.OpenAIDeveloperKit) -> None:
     for chunk in kit.stream(CONFIG):
         assert_type(chunk, gpt.StreamChunk)
     assert_type(kit.embed("text"), list[list[float]])
-    assert_type(kit.embed(["one", "two"], model="m", dimensions=8), list[list[float]])
+    assert_type(kit.embed(["one", "two"], model="m", dimensions=8, user_id="u"), list[list[float]])
     with kit as same:
         assert_type(same, gpt.OpenAIDeveloperKit)
 

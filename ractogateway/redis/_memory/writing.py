@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ractogateway.errors import (
+    ForeignConversation,
     InvalidTypeError,
     InvalidValueError,
     RevisionConflict,
@@ -21,6 +22,7 @@ from ractogateway.redis.entries import is_for_others
 from ractogateway.redis.scripts import memory_calls as calls
 from ractogateway.redis.scripts.memory_calls import Guard, Mode, Status, WriteReply
 from ractogateway.redis.transport import Call
+from ractogateway.redis.turns import kind_of
 
 _INDEX_TRIES = 32
 _POP_TRIES = 32
@@ -58,13 +60,11 @@ async def write_entries(
         )
 
     try:
-        reply = await _indexed(store, place, extend)
+        reply = await _indexed(store, place, extend, guard, user_tag)
     except StoreRefused as error:
         if error.code != "PINNEDLIMIT":
             raise
-        raise InvalidValueError(
-            f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
-        ) from None
+        raise _too_many_pinned() from None
     revision_of(reply, guard)
     bound = store.terms.max_tokens
     if bound is not None and reply.tokens > bound:
@@ -127,9 +127,15 @@ async def _newest(store: Store, place: Place) -> tuple[list[bytes], JsonMessage 
         count *= 4
 
 
-async def _indexed(store: Store, place: Place, call_at: Callable[[int | None], Call[WriteReply]]) -> WriteReply:
+async def _indexed(
+    store: Store, place: Place, call_at: Callable[[int | None], Call[WriteReply]], guard: Guard, user_tag: bytes
+) -> WriteReply:
     """Run a write whose conversation may belong to a user: the user's index learns of it first."""
     indexed_at = None
+    if user_tag and guard.expected_revision == 0:
+        # Never written to: its user's index cannot know of it, and need not be asked for by a write of its own.
+        await index.enlist(store, user_tag, place)
+        indexed_at = 0
     for _ in range(_INDEX_TRIES):
         reply = await store.port.run(call_at(indexed_at))
         if reply.status is not Status.UNINDEXED:
@@ -144,12 +150,13 @@ def revision_of(reply: WriteReply, guard: Guard) -> int:
 
     Raises:
         RevisionConflict: the conversation has moved on.
-        InvalidValueError: it belongs to somebody else, or holds messages where it must not.
+        ForeignConversation: it belongs to somebody else.
+        InvalidValueError: it holds messages where it must not.
     """
     if reply.status is Status.CONFLICT:
         raise RevisionConflict(guard.expected_revision or 0, reply.revision)
     if reply.status is Status.FOREIGN:
-        raise InvalidValueError("user_id must be that of the conversation: it belongs to another user")
+        raise ForeignConversation("user_id must be that of the conversation: it belongs to another user")
     if reply.status is Status.OCCUPIED:
         raise InvalidValueError("the conversation must not hold messages yet; clear it first")
     return reply.revision
@@ -162,6 +169,18 @@ async def _after(store: Store, place: Place, reply: WriteReply) -> None:
             await outbox.deliver(store, place)
         except StoreError as error:
             store.counters.hook_failed(error)
+
+
+def check_pinned(messages: Sequence[JsonMessage]) -> None:
+    """Refuse more pinned messages than any conversation may hold."""
+    if sum(kind_of(message) == "P" for message in messages) > calls.MAX_PINNED:
+        raise _too_many_pinned()
+
+
+def _too_many_pinned() -> InvalidValueError:
+    return InvalidValueError(
+        f"a conversation holds at most {calls.MAX_PINNED} system and developer messages: they are never trimmed"
+    )
 
 
 def check_messages(

@@ -184,7 +184,7 @@ def bury(keys: CacheKeys, tag_id: bytes, members: Sequence[bytes]) -> Call[int]:
 
 def count_answers(keys: CacheKeys) -> Call[int]:
     """The number of live entries."""
-    return script_call(load("cache/size"), (keys.index,), (), int, replay_safe=True)
+    return script_call(load("cache/size", reads_only=True), (keys.index,), (), int, replay_safe=True)
 
 
 def add_counts(counters: bytes, additions: Mapping[str, int]) -> Call[None]:

@@ -157,7 +157,11 @@ def renew(operation: Operation, *, remembered_ms: int, lease_ms: int) -> Call[bo
 def read_budget(keys: LimiterKeys, *, limit: int, window_ms: int, cost: int) -> Call[BudgetReply]:
     """What `charge` would answer, without charging."""
     return script_call(
-        load("limiter/peek"), (keys.tokens,), (limit, window_ms, cost, b""), _one_budget, replay_safe=True
+        load("limiter/peek", reads_only=True),
+        (keys.tokens,),
+        (limit, window_ms, cost, b""),
+        _one_budget,
+        replay_safe=True,
     )
 
 
@@ -166,7 +170,11 @@ def read_budgets(scope: Scope, tokens: int) -> Call[BudgetReply]:
     windows = [(scope.keys, limit) for limit in scope.limits.windows]
     logs = [limit.key_of(keys) for keys, limit in windows]
     return script_call(
-        load("limiter/peek_all"), (logs[0], *logs), (b"", *_limits(windows, tokens)), _budget, replay_safe=True
+        load("limiter/peek_all", reads_only=True),
+        (logs[0], *logs),
+        (b"", *_limits(windows, tokens)),
+        _budget,
+        replay_safe=True,
     )
 
 

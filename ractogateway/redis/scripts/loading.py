@@ -17,11 +17,11 @@ _INCLUDE = re.compile(r"^--#include (\S+)$", re.MULTILINE)
 
 
 @cache
-def load(name: str) -> Script:
+def load(name: str, *, reads_only: bool = False) -> Script:
     """The script in ``<tool>/<script>.lua``, by that name without its ending."""
     tool, _, script = name.partition("/")
     folder = resources.files(__name__.rpartition(".")[0]).joinpath(tool)
-    return Script.of(name, _expanded(folder, f"{script}.lua").encode())
+    return Script.of(name, _expanded(folder, f"{script}.lua").encode(), reads_only=reads_only)
 
 
 def _expanded(folder: Traversable, file: str) -> str:

@@ -194,13 +194,13 @@ def read_window(keys: MemoryKeys, *, last: int, before: int | None) -> Call[Wind
     """The pinned entries, and the last others (before a position), in whole turns."""
     arguments = (last, optional(before))
     names = (keys.messages, keys.state)
-    return script_call(load("memory/window"), names, arguments, _window, replay_safe=True, bulky=True)
+    return script_call(load("memory/window", reads_only=True), names, arguments, _window, replay_safe=True, bulky=True)
 
 
 def read_changes(keys: MemoryKeys, *, since: int) -> Call[Delta]:
     """What happened after a revision."""
     names = (keys.messages, keys.state)
-    return script_call(load("memory/changes"), names, (since,), _delta, replay_safe=True, bulky=True)
+    return script_call(load("memory/changes", reads_only=True), names, (since,), _delta, replay_safe=True, bulky=True)
 
 
 def claim_evicted(keys: MemoryKeys, terms: WriteTerms, *, token: bytes) -> Call[list[bytes]]:

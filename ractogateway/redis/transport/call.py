@@ -15,18 +15,23 @@ Argument = bytes | int
 Command = tuple[Argument, ...]
 
 
+_READS = frozenset({b"GET", b"HGETALL", b"HMGET", b"LLEN", b"LRANGE", b"MGET", b"PTTL", b"ZRANGE", b"ZSCAN", b"ZSCORE"})
+"""What the cores send that a replica serves; whatever is not named here counts as a write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script. ``sha1`` is the name under which the server caches it."""
+    """A Lua script. ``sha1`` is the name under which the server caches it. One that ``reads_only`` runs on replicas."""
 
     name: str
     source: bytes
     sha1: bytes
+    reads_only: bool = False
 
     @classmethod
-    def of(cls, name: str, source: bytes) -> Script:
+    def of(cls, name: str, source: bytes, *, reads_only: bool = False) -> Script:
         """Name a script by the SHA-1 of its source, as Redis does."""
-        return cls(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+        return cls(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode(), reads_only)
 
 
 class Call(Generic[T]):
@@ -62,6 +67,11 @@ class Call(Generic[T]):
         self.replay_safe = replay_safe
         self.script = script
         self.bulky = bulky
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether a replica serves it."""
+        return self.command[0] in _READS if self.script is None else self.script.reads_only
 
     def as_eval(self) -> Command:
         """The same script call with the source instead of its SHA-1."""

@@ -19,6 +19,7 @@ from ractogateway.errors import NotSent, RactoGatewayError, StoreError
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.address import closed_on_failure
 from ractogateway.redis.transport.credentials import Renewal
+from ractogateway.redis.transport.direct_multiplexer import DirectMultiplexer
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.multiplexer import Multiplexer
@@ -65,7 +66,7 @@ class Link:
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> None:
         self.loop = loop
         self.closed = False
-        self.short_cut = False  # callers in other threads use `submit_from_outside`
+        self.short_cut = False  # callers in other threads use it, too
         self._options = endpoint.options
         self._address = endpoint.address
         if endpoint.address.credentials is not None:
@@ -111,10 +112,10 @@ class Link:
                 # happened to come first.
                 self._connecting = self.loop.create_task(self._connect(), context=Context())
 
-    def submit_from_outside(self, exchange: Exchange) -> bool:
-        """Send from another thread than the loop's, if that is possible at once; see `Multiplexer`."""
+    def submit_from_outside(self, exchange: Exchange) -> DirectMultiplexer | None:
+        """Send from another thread than the loop's, if that is possible at once: the connection that took it."""
         wire = self._wire
-        return isinstance(wire, Multiplexer) and wire.submit_from_outside(exchange)
+        return wire if isinstance(wire, DirectMultiplexer) and wire.submit_from_outside(exchange) else None
 
     def _tick(self) -> None:
         """Look for callers whose time is up.
@@ -176,7 +177,7 @@ class Link:
             wire = await self._open_wire()
             self._wires.append(wire)
             await self._prepare(wire)
-            if self.short_cut and isinstance(wire, Multiplexer):
+            if isinstance(wire, DirectMultiplexer):
                 with contextlib.suppress(OSError):  # no descriptor left: then without
                     wire.open_short_cut()
             if wire.usable:
@@ -200,7 +201,8 @@ class Link:
         async with closed_on_failure(connection, seconds):
             await self._watch_the_loop()
             if Multiplexer.can_take_over(connection):
-                return Multiplexer.take_over(connection, self._options, self._on_lost)
+                kind = DirectMultiplexer if self.short_cut else Multiplexer
+                return kind.take_over(connection, self._options, self._on_lost)
             return StreamWire(connection, self._options, self._on_lost)
 
     async def _prepare(self, wire: Wire) -> None:

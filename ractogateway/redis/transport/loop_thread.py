@@ -22,6 +22,7 @@ from ractogateway._forking import immortalise
 from ractogateway.errors import NotSent
 from ractogateway.redis.transport import endpoint as endpoints
 from ractogateway.redis.transport import links
+from ractogateway.redis.transport.direct_multiplexer import DirectMultiplexer
 from ractogateway.redis.transport.endpoint import Endpoint
 from ractogateway.redis.transport.exchange import Exchange
 from ractogateway.redis.transport.heartbeats import LoopPacemaker
@@ -124,10 +125,13 @@ class LoopThread:
         """Whether exchanges that are handed over now will be served."""
         return not self._ended
 
-    def hand_over(self, lane: Lane, link: Link | None, exchange: Exchange) -> None:
-        """Send an exchange: at once where the connection is idle, else one wake-up of the loop serves a whole burst."""
-        if link is not None and link.submit_from_outside(exchange):
-            return
+    def hand_over(self, lane: Lane, link: Link | None, exchange: Exchange) -> DirectMultiplexer | None:
+        """Send an exchange: at once where the connection is idle, else one wake-up of the loop serves a whole burst.
+
+        Returns the connection that it has left by: its reply may have to be read by its caller.
+        """
+        if link is not None and (wire := link.submit_from_outside(exchange)) is not None:
+            return wire
         self._inbox.append((lane, exchange))
         # The loop clears the flag before it empties the inbox, so an entry appended while the flag is set is seen.
         if not self._awake:
@@ -140,6 +144,7 @@ class LoopThread:
             except BaseException:  # a signal handler raised: the next caller wakes the loop
                 self._awake = False
                 raise
+        return None
 
     def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the loop and wait for its end, for a moment."""

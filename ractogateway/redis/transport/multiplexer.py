@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -34,7 +32,7 @@ try:
 except ModuleNotFoundError:  # redis-py without its [hiredis] extra: `StreamWire` serves instead
     hiredis = None
 
-_MORE: Final = object()
+MORE: Final = object()
 _BUFFER_BYTES = 128 * 1024
 _FULL_WORDS: Final = 512
 """Words of commands (a GET has two, a script call a dozen or more) that leave before the tick ends: the server begins
@@ -44,7 +42,7 @@ more done; for as many short commands a write costs more than it brings forward.
 _CLOSE_SECONDS = 1.0
 
 
-def _ignore(_push: Any) -> None:
+def ignore(_push: Any) -> None:
     return None
 
 
@@ -67,11 +65,11 @@ class Multiplexer(asyncio.BufferedProtocol):
     def __init__(self, connection: Any, options: RedisOptions, on_lost: Callable[[Multiplexer], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection  # redis-py's; kept referenced, never asked for anything again
-        self.on_push: Callable[[Any], object] = _ignore  # told of push messages in their place among the replies
+        self.on_push: Callable[[Any], object] = ignore  # told of push messages in their place among the replies
         self._on_lost = on_lost
         self._stall_seconds = options.stall_seconds
         self._max_in_flight = options.max_in_flight
-        self._reader = hiredis.Reader(replyError=failures.ErrorReply, notEnoughData=_MORE)
+        self._reader = hiredis.Reader(replyError=failures.ErrorReply, notEnoughData=MORE)
         self._push = hiredis.PushNotification
         # A memoryview, because asyncio's TLS protocol slices what it is given, and a slice of a bytearray is a copy.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -89,16 +87,13 @@ class Multiplexer(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = connection._writer.transport
         self._lost: asyncio.Future[None] = self._loop.create_future()
         # What another thread than the loop's may touch, and only while it holds the gate: the order of `_in_flight` is
-        # the order of the bytes on the socket. The descriptor is a duplicate, which nobody else closes: a number that
-        # the transport has closed may already be somebody else's file.
+        # the order of the bytes on the socket. See `DirectMultiplexer`.
         self._gate = threading.Lock()
         # Set while commands are on their way from a caller to the socket. Found set by whoever gets the gate, it means
         # that an exception which a signal handler raised (Ctrl-C, a soft time limit) stopped the sender somewhere in
         # between: what the server has read of it nobody knows, so no position can be trusted any more.
         self._sending = False
         self._rest = b""
-        self._descriptor = -1
-        self._close_descriptor: weakref.finalize[..., Any] | None = None
         self._context = Context()
 
     @classmethod
@@ -142,59 +137,6 @@ class Multiplexer(asyncio.BufferedProtocol):
                 self._flush()
         elif self._waiting_words >= _FULL_WORDS:
             self._send_outbox()
-
-    def submit_from_outside(self, exchange: Exchange) -> bool:
-        """Send at once from another thread than the loop's, where the connection is idle.
-
-        It spares a lone caller the wake-up of the loop thread, which costs more than the command itself. False when the
-        exchange has to be handed over to the loop instead; nothing was sent then.
-        """
-        # A signal handler or a finalizer may interrupt this very thread inside the gate and come here: it must not
-        # wait.
-        if self._in_flight or self._outbox or self._gate.locked():
-            return False
-        # `with`: no exception of a signal handler comes between its acquiring and its block.
-        with self._gate:
-            if not self._idle():
-                return False
-            data = b"".join(map(hiredis.pack_command, exchange.commands))
-            self._sending = True
-            self._last_progress = time.monotonic()
-            self._in_flight.append(exchange)
-            self._commands_in_flight += len(exchange.commands)
-            exchange.claim()
-            try:
-                written = os.write(self._descriptor, data)
-            except (BlockingIOError, ConnectionError):  # full, or broken: the loop will find out which
-                written = 0
-            if written < len(data):
-                self._rest = data[written:]
-                self._loop.call_soon_threadsafe(self._write_rest, context=self._context)
-            elif self._stall_timer is None:
-                self._loop.call_soon_threadsafe(self._ensure_watch, context=self._context)
-            self._sending = False
-        return True
-
-    def open_short_cut(self) -> None:
-        """Prepare for `submit_from_outside`. Only where there are other threads: it costs a file descriptor."""
-        if self._transport.get_extra_info("sslcontext") is None:
-            self._descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
-            # A loop that is closed without a farewell never calls `connection_lost`.
-            self._close_descriptor = weakref.finalize(self, os.close, self._descriptor)
-            self._close_descriptor.atexit = False
-
-    def _idle(self) -> bool:
-        waiting = self._in_flight or self._outbox or self._rest or self._paused or self._sending
-        transport = self._transport
-        open_ = self._descriptor >= 0 and self.usable and not transport.is_closing()
-        return open_ and not waiting and not transport.get_write_buffer_size()
-
-    def _write_rest(self) -> None:
-        with self._gate:
-            rest, self._rest = self._rest, b""
-            self._transport.write(rest)
-        self._ensure_watch()
-        self._flush()
 
     def _schedule_flush(self) -> None:
         self._flush_scheduled = True
@@ -265,7 +207,7 @@ class Multiplexer(asyncio.BufferedProtocol):
     def _hand_out(self) -> None:
         gets, in_flight, push, error = self._reader.gets, self._in_flight, self._push, failures.ErrorReply
         position, handed_out = self._position, 0
-        while (reply := gets()) is not _MORE:
+        while (reply := gets()) is not MORE:
             kind = reply.__class__
             if kind is push:
                 self.on_push(reply)
@@ -317,10 +259,7 @@ class Multiplexer(asyncio.BufferedProtocol):
         # Or the connection, when it is collected, would warn that nobody closed it.
         self._connection._reader = self._connection._writer = None
         with self._gate:
-            self._descriptor = -1
             in_flight, self._in_flight = self._in_flight, deque()
-        if self._close_descriptor is not None:
-            self._close_descriptor()
         while in_flight:
             in_flight.popleft().finish(failure)
         while self._outbox:

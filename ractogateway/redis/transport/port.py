@@ -147,7 +147,7 @@ class RetryingPort(Port):
         """Hand the commands to a connection. Without a deadline, the call's time begins now."""
 
     async def run(self, call: Call[T]) -> T:
-        probe = self._breaker.admit()
+        probed = self._breaker.admit(call)
         sent = None
         try:
             sent = self._send((call.command,), bulky=call.bulky)
@@ -159,22 +159,22 @@ class RetryingPort(Port):
         except BaseException as error:
             if sent is not None:
                 sent.abandon()
-            self._breaker.ended_badly(error, probe=probe)
+            self._breaker.ended_badly(error, call, probed=probed)
             raise
-        self._breaker.succeeded()
+        self._breaker.succeeded(call)
         return call.parse(reply)
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         if not calls:
             return []
-        probe = self._breaker.admit()
+        probed = self._breaker.admit(*calls)
         try:
             batch = _Batch(calls)
             replies = await self._settle(batch, await self._sent(batch))
         except BaseException as error:
-            self._breaker.ended_badly(error, probe=probe)
+            self._breaker.ended_badly(error, *calls, probed=probed)
             raise
-        self._breaker.succeeded()
+        self._breaker.succeeded(*calls)
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
 
     async def _sent(self, batch: _Batch, deadline: float | None = None) -> SentExchange:

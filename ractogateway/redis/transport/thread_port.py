@@ -23,8 +23,9 @@ from ractogateway.redis.transport.breaker import Breaker
 from ractogateway.redis.transport.call import Call, Command
 from ractogateway.redis.transport.client_port import ClientPort
 from ractogateway.redis.transport.endpoint import Endpoint
-from ractogateway.redis.transport.exchange import Exchange, SentExchange
+from ractogateway.redis.transport.exchange import UNANSWERED, Exchange, SentExchange
 from ractogateway.redis.transport.heartbeats import Heartbeat, LoopPacemaker
+from ractogateway.redis.transport.link import Link
 from ractogateway.redis.transport.links import close_endpoint
 from ractogateway.redis.transport.loop_thread import Lane, LoopThread, NoThread, threads_are_patched
 from ractogateway.redis.transport.port import RetryingPort, TimeLimits
@@ -110,7 +111,11 @@ class ThreadPort(BlockingPort, RetryingPort):
             deadline = now + (limits.connected if link is not None and link.connected else limits.connecting)
         exchange = _LockExchange(commands, deadline)
         try:
-            lane.thread.hand_over(lane, link, exchange)
+            wire = lane.thread.hand_over(lane, link, exchange)
+            if wire is not None:
+                if wire.read(exchange, deadline):
+                    return exchange
+                now = time.monotonic()
             if exchange.answered.acquire(timeout=max(0.0, deadline - now)):
                 return exchange
         except BaseException:  # KeyboardInterrupt: the caller is gone, the connection stays usable
@@ -159,6 +164,11 @@ class _OnTheLoop(AsyncioPort):
         super().__init__(endpoint, limits, breaker)
         endpoint.users.discard(self)  # a heartbeat that outlives the object that began it keeps no connection open
 
+    def _link(self, *, bulky: bool) -> Link:
+        link = super()._link(bulky=bulky)
+        link.short_cut = True  # whoever uses it first, blocking callers will, too
+        return link
+
 
 class _AtOnce(Awaitable[None]):
     """Awaited, it does not suspend."""
@@ -174,7 +184,10 @@ class _LockExchange(Exchange):
     ended: Awaitable[None] = _AtOnce()
 
     def __init__(self, commands: Sequence[Command], deadline: float) -> None:
-        super().__init__(commands, deadline)
+        # As the base does; spelled out, for one is made with every command.
+        self.commands, self.deadline = commands, deadline
+        self.replies = [UNANSWERED] * len(commands)
+        self.failure, self.sent, self.abandoned = None, False, False
         self.answered = threading.Lock()
         self.answered.acquire()
 

@@ -270,6 +270,19 @@ def test_a_file_that_the_memory_would_not_keep_is_refused_before_anybody_is_paid
 
 
 @pytest.mark.parametrize("wire", ["openai"], indirect=True)
+def test_instructions_that_the_memory_would_not_keep_are_refused_before_anybody_is_paid(ask, make, endpoint, tools):
+    instruction = {"role": "system", "content": "Be brief."}
+    memory = tools.make("memory")
+    memory.extend(CONVERSATION, [instruction] * 63)
+    kit = make(**tools.all("rate_limiter", "memory"))
+    with pytest.raises(InvalidValueError, match="64 system and developer messages"):
+        ask(kit, question(following=[instruction] * 2))
+    assert (endpoint.requests, tools.spent(), tools.revision()) == (0, 0, 1)
+    assert ask(kit, question(following=[instruction])).gateway.revision == 2
+    assert ask(kit, question()).gateway.revision == 3  # what is there already is no hindrance
+
+
+@pytest.mark.parametrize("wire", ["openai"], indirect=True)
 def test_a_memory_of_somebody_elses_that_fails_loses_no_answer(ask, make):
     class Changes:
         revision, messages, anew = 0, (), False
