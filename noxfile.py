@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -74,11 +75,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Two type checkers: mypy over the code, pyright over the public API as its users see it."""
+    """Two type checkers: mypy over the code, pyright over the public API as users see it, both over all examples."""
     session.install("-e", ".[all]", *group("types"))
     session.run("mypy")
     session.run("mypy", "tests/typing")
     session.run("pyright")
+    with tempfile.TemporaryDirectory() as blocks:  # not in .nox: pyright looks into no folder of such a name
+        session.run("python", "tests/typed_blocks.py", blocks)
+        session.run("mypy", "docs/examples", blocks)
+        session.run("pyright", "docs/examples", blocks)
 
 
 @nox.session(reuse_venv=False)

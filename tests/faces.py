@@ -62,6 +62,9 @@ class Awaited:
     def __len__(self) -> int:
         return self._portal.call(self._core.size)
 
+    def __bool__(self) -> bool:
+        return bool(self._core)
+
 
 class Maker:
     """Makes tools of one face over one server; remembers what to close."""

@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from code_blocks import Block, blocks, documented_server, keeps_its_promises, provider_stand_ins, run_script
+from code_blocks import (
+    Block,
+    blocks,
+    documented_server,
+    keeps_its_promises,
+    programs,
+    provider_stand_ins,
+    run_script,
+    run_session,
+    tidied_after_failure,
+)
 from servers import Server
 
 from ractogateway.errors import InvalidValueError
@@ -19,7 +29,7 @@ from ractogateway.redis.scripts.limiter_calls import LOG_ENTRIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PYTHON = [block for block in blocks(README, "python") if block.is_program]
+PYTHON = programs(README)
 EXCERPTS = [block.excerpt for block in blocks(README, "python") if block.excerpt]
 SHELL = blocks(README, "bash")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -39,10 +49,16 @@ def model() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
 def test_every_block_runs_and_prints_what_it_says(block, localhost, model, tmp_path):
-    localhost.flush()
-    printed = run_script(block.code, localhost, tmp_path, model)
-    assert printed, "a block that promises nothing proves nothing"
-    keeps_its_promises(block.code, printed)
+    """Against one server, in the order of the page: no block is in another one's way."""
+    with tidied_after_failure(localhost):
+        printed = run_script(block.code, localhost, tmp_path, model)
+        assert printed, "a block that promises nothing proves nothing"
+        keeps_its_promises(block.code, printed)
+
+
+def test_the_blocks_run_again_against_what_they_have_left(localhost, model, tmp_path):
+    """Whatever ran before this test: twice, so that every block meets itself."""
+    run_session([*PYTHON, *PYTHON], localhost, tmp_path, model)
 
 
 @pytest.mark.parametrize(("path", "code"), EXCERPTS, ids=[path for path, _ in EXCERPTS])
@@ -88,6 +104,12 @@ def test_links_within_the_project(document):
 
 def test_the_changelog_knows_this_version():
     assert f"## {PROJECT['version']} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/tutorial.md"])
+def test_a_checkout_is_named_as_long_as_there_is_no_release(page):
+    released = f"## {PROJECT['version']} - unreleased" not in (ROOT / "CHANGELOG.md").read_text()
+    assert ("Until the first release, install from a checkout" in (ROOT / page).read_text()) is not released
 
 
 def test_the_numbers_are_those_of_the_code():

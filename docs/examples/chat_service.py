@@ -1,17 +1,21 @@
 """A chat service for any number of processes and machines: what they share is in Redis.
 
-It knows nothing of a web framework; `fastapi_app` and `aiohttp_app` put it behind one. Its settings are read from the
-environment: ``RACTOGATEWAY_REDIS_URL``, ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` (another server of OpenAI's protocol),
-``CHAT_MODEL``, ``CHAT_TOKENS_PER_MINUTE``.
+It knows nothing of a web framework; `fastapi_app` and `aiohttp_app` put it behind one. A kit that is given all three
+tools does most of this in one call; here each step is seen, and a stream is refused before its status line leaves.
+
+Its settings are read from the environment: ``RACTOGATEWAY_REDIS_URL``, ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` (another
+server of OpenAI's protocol), ``CHAT_MODEL``, ``CHAT_TOKENS_PER_MINUTE``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
 from typing import NamedTuple, Self
 
 from pydantic import BaseModel, Field
@@ -37,6 +41,8 @@ from ractogateway.redis import (
     ChatMemoryConfig,
     RateLimitConfig,
 )
+
+log = logging.getLogger("chat_service")
 
 ANSWER_TOKENS = 500
 BYTES_PER_TOKEN = 4  # a rule of thumb for the estimate; what is charged in the end is what the provider counts
@@ -171,7 +177,9 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(error: RactoGatewayError) -> Refusal:
-    """What to answer. No error of this library quotes a prompt, but their texts are for logs, not for users."""
+    """What to answer. Of what is not the user's doing the log tells more: no error of this library quotes a prompt, but
+    their texts are not for users.
+    """
     seconds: float | None = None
     match error:
         case RateLimitExceeded(decision=decision) if math.isinf(decision.retry_after_seconds):
@@ -192,6 +200,8 @@ def refusal_of(error: RactoGatewayError) -> Refusal:
             status, detail = 502, "The model did not answer."
         case _:
             status, detail = 500, "Something is wrong on our side."
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s: %s", type(error).__name__, error)
     return Refusal(status, detail, {} if seconds is None else {"Retry-After": f"{math.ceil(seconds)}"})
 
 

@@ -29,6 +29,7 @@ SAMPLE = "sample_traffic.jsonl"
 SAMPLE_ROWS = 1_500
 
 _TRACES = Path("shared", "data")
+_WHOSE = "the public traces of Azure and Mooncake"
 _MICROSECONDS = 26
 """Characters of a timestamp up to its microseconds; Azure's have a digit more, which Python does not read."""
 _FIELDS = ["at_seconds", "prompt_tokens", "answer_tokens", "conversation", "opening"]
@@ -61,8 +62,8 @@ def read_rows(limit: int, start: Path) -> tuple[list[Row], str]:
     """
     folder = find_traces(start)
     if folder is None:
-        return read_sample()[:limit], "a sample that comes with this package"
-    return condense(folder, limit), "the traces in shared/data"
+        return read_sample()[:limit], f"a sample of {_WHOSE}, which comes with this package"
+    return condense(folder, limit), f"{_WHOSE}, found in {folder}"
 
 
 def find_traces(start: Path) -> Path | None:

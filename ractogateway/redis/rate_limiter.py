@@ -187,9 +187,10 @@ class AsyncRedisRateLimiter(Core):
     ) -> PendingReservation:
         """Charge an estimate before the work, to be settled to what was used after it.
 
-        Await it for an `AsyncReservation`, whatever was decided; or enter it, ``async with limiter.reserve(…) as r``,
-        which raises `RateLimitExceeded` if it was refused. Who leaves the block without settling, also by an exception
-        or a cancellation, keeps the charge; the slot of ``max_concurrent`` is freed.
+        Enter it, ``async with limiter.reserve(…) as r``, which raises `RateLimitExceeded` if it was refused; or await
+        it for an `AsyncReservation`, whatever was decided: ``r = await limiter.reserve(…)`` never raises for a refusal,
+        so look at ``r.decision.allowed``, or ``if not r``, before the work. Who leaves the block without settling, also
+        by an exception or a cancellation, keeps the charge; the slot of ``max_concurrent`` is freed.
 
         Args:
             user_id: any non-empty string.

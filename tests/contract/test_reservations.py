@@ -74,6 +74,13 @@ def test_entering_a_refused_reservation_raises_its_decision(limiter):
     assert limiter.get_remaining("u") == 100
 
 
+def test_without_a_block_a_refusal_is_no_error_and_a_reservation_is_as_true_as_its_decision(limiter):
+    allowed, refused = limiter.reserve("u", 900), limiter.reserve("u", 200)
+    assert (bool(allowed), bool(refused)) == (True, False)
+    allowed.settle(0)
+    assert allowed, "and stays so when it is settled"
+
+
 def test_one_request_id_is_one_reservation(limiter):
     first = limiter.reserve("u", 400, request_id="r")
     again = limiter.reserve("u", 400, request_id="r")

@@ -55,7 +55,8 @@ def test_the_demo_runs_anywhere_and_keeps_every_promise(command):
     assert "BROKEN" not in table
     assert re.search(r"^  requests +80 by \d+ users in \d+ conversations$", table, re.MULTILINE)
     first, *progress = finished.stderr.splitlines()
-    assert first == "Replaying 80 requests of real traffic (a sample that comes with this package) in about 1 s"
+    assert first.startswith("Replaying 80 requests of real traffic (a sample of ")
+    assert first.endswith("which comes with this package) in about 1 s")
     assert [line.split(",")[0] for line in progress] == [f"{n} of 80 requests" for n in (20, 40, 60, 80)]
 
 

@@ -38,10 +38,11 @@ def refused(seconds: float) -> errors.RateLimitExceeded:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
-def test_every_error_has_its_status(error, status, retry_after):
+def test_every_error_has_its_status_and_those_of_the_server_are_logged(error, status, retry_after, caplog):
     refusal = chat_service.refusal_of(error)
     assert (refusal.status, refusal.headers.get("Retry-After")) == (status, retry_after)
     assert str(error) not in refusal.detail
+    assert caplog.messages == ([f"{type(error).__name__}: {error}"] if status >= 500 else [])
 
 
 def test_names_of_conversations_do_not_collide():

@@ -140,7 +140,8 @@ def test_whoever_names_no_user_is_refused(app):
     assert app.client.post("/conversations/c", json={"text": "Hello!"}).status_code in {401, 422}
 
 
-def test_a_model_that_refuses_is_an_error_that_tells_nothing(app, model, user, limiter):
+def test_a_model_that_refuses_is_an_error_that_tells_only_the_log(app, model, user, limiter):
+    logged = app.output.count("ProviderAuthenticationError: ")
     model.api_key = "another one"
     try:
         whole = ask(app, user, f"Who is {user}?")
@@ -151,6 +152,7 @@ def test_a_model_that_refuses_is_an_error_that_tells_nothing(app, model, user, l
     assert whole.status_code == 502
     assert whole.json() == {"detail": "The model did not answer."}
     assert event == {"error": "The model did not answer."}
+    assert app.output.count("ProviderAuthenticationError: ") == logged + 2
     assert all_slots_are_free(limiter, user)
     assert limiter.get_remaining(user) == BUDGET, "what was not billed is not charged"
     assert ask(app, user, f"Who is {user}?").status_code == 200, "nothing is stuck"

@@ -76,8 +76,8 @@ class WebApp:
     @property
     def output(self) -> str:
         """What it has written so far, to either stream."""
-        self._output.seek(0)
-        return self._output.read()
+        file = self._output.fileno()  # read past its position, which the process shares: it writes there
+        return os.pread(file, os.fstat(file).st_size, 0).decode()
 
     def close(self) -> None:
         with contextlib.closing(self._output):

@@ -20,7 +20,7 @@ from faces import Maker
 from proxy import Proxy
 from servers import Server, wait_until
 
-from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreUnavailable
+from ractogateway.errors import InvalidTypeError, InvalidValueError, RateLimitExceeded, StoreUnavailable
 from ractogateway.redis import (
     AsyncRedisRateLimiter,
     BudgetLeases,
@@ -390,6 +390,12 @@ def test_a_reservation_is_made_once(any_server: Server):
         assert await limiter.get_remaining("u") == 40
 
     asyncio.run(main())
+
+
+def test_a_forgotten_await_of_a_reservation_is_no_permission(any_server: Server):
+    limiter = AsyncRedisRateLimiter(any_server.url, config=LIMITS, on_outage="raise")
+    with pytest.raises(InvalidTypeError, match="awaited"):
+        bool(limiter.reserve("u", 60))
 
 
 def test_a_reservation_that_is_cancelled_before_it_is_there_leaves_nothing(any_server: Server, proxy: Proxy):

@@ -252,11 +252,15 @@ def test_the_two_faces_of_one_object_make_one_line(proxy, lines):
 
 def test_errors_that_are_passed_on_are_not_logged(make, proxy, lines):
     cache = make("cache", on_outage="raise", options=OPTIONS)
+    limiter = make("limiter", on_outage="raise", options=OPTIONS)
     memory = make("memory", options=OPTIONS)
+    calls = [lambda: cache.get(*REQUEST), lambda: limiter.consume("user", 1), lambda: memory.count("conversation")]
     with proxy.refusing():
-        unavailable(lambda: cache.get(*REQUEST))
-        unavailable(lambda: memory.count("conversation"))
-    assert lines("WARNING") == []
+        for call in calls:
+            unavailable(call)
+    for call in calls:
+        recovered(call)
+    assert lines("WARNING") + lines("INFO") == []
 
 
 # --- the circuit breaker ---------------------------------------------------------------------------------------------

@@ -79,6 +79,13 @@ def values(decision: RateLimitDecision, refusal: RateLimitExceeded) -> None:
     assert_type(refusal.decision, RateLimitDecision)
 
 
+async def not_awaited(limiter: AsyncRedisRateLimiter) -> None:
+    if await limiter.reserve("u-42", 1):
+        return
+    if limiter.reserve("u-42", 1):  # pyright: ignore[reportGeneralTypeIssues]
+        return
+
+
 # Both checkers complain of an ignore that nothing needs, so each of these lines is known to be refused.
 def wrong_on_purpose(limiter: RedisRateLimiter, decision: RateLimitDecision) -> None:
     limiter.check_and_consume(42)  # type: ignore[arg-type]

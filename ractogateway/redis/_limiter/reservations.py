@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ractogateway._checks import check_tokens
-from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
+from ractogateway.errors import InvalidTypeError, InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
 from ractogateway.redis.scripts import limiter_calls as calls
@@ -90,6 +90,9 @@ class AsyncReservation:
     The first of `settle` and `cancel` counts, from whatever task and however often it is sent. A block
     (``async with``) that ends without either keeps the charge.
 
+    Entering a refused one raises `RateLimitExceeded`. Whoever does not enter it looks at ``decision.allowed``, which is
+    also the truth of the reservation: ``if not reservation``.
+
     Attributes:
         decision: what the limiter decided. A refused or ``degraded`` reservation has nothing to settle.
         tokens: the estimate.
@@ -132,6 +135,9 @@ class AsyncReservation:
         if self._holding is None:
             return False
         return (self._closed and bool(self._holding.with_slots)) or any(beat.ended for beat in self._heartbeats)
+
+    def __bool__(self) -> bool:
+        return self.decision.allowed
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:
@@ -205,6 +211,10 @@ class PendingReservation(Awaitable[AsyncReservation]):
 
     def __await__(self) -> Generator[Any, Any, AsyncReservation]:
         return self.made().__await__()
+
+    def __bool__(self) -> NoReturn:
+        # Nothing is decided yet, and of an object that was never awaited no warning would tell.
+        raise InvalidTypeError("limiter.reserve(...) has to be awaited, or entered by async with, before it is decided")
 
     async def __aenter__(self) -> AsyncReservation:
         self._entered = await self.made()

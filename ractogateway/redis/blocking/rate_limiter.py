@@ -97,7 +97,8 @@ class RedisRateLimiter(Face[AsyncRedisRateLimiter]):
     ) -> Reservation:
         """Charge an estimate before the work, to be settled to what was used after it.
 
-        ``with limiter.reserve(…) as r`` raises `RateLimitExceeded` if it was refused.
+        ``with limiter.reserve(…) as r`` raises `RateLimitExceeded` if it was refused. ``r = limiter.reserve(…)`` does
+        not: look at ``r.decision.allowed``, or ``if not r``, before the work.
         """
         pending = self._core.reserve(
             user_id, tokens, request_id=request_id, parents=parents, lease_seconds=lease_seconds

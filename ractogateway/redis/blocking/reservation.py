@@ -14,7 +14,9 @@ __all__ = ["Reservation"]
 class Reservation:
     """Tokens that were charged for work to come: `AsyncReservation` for blocking callers.
 
-    The first of `settle` and `cancel` counts. A block (``with``) that ends without either keeps the charge.
+    The first of `settle` and `cancel` counts. A block (``with``) that ends without either keeps the charge. Entering a
+    refused one raises `RateLimitExceeded`. Whoever does not enter it looks at ``decision.allowed``, which is also the
+    truth of the reservation: ``if not reservation``.
     """
 
     def __init__(self, core: AsyncReservation) -> None:
@@ -42,6 +44,9 @@ class Reservation:
     def cancel(self) -> bool:
         """Give everything back, as if it had never been; whether this call was the one that counts."""
         return run_blocking(self._core.cancel())
+
+    def __bool__(self) -> bool:
+        return bool(self._core)
 
     def __enter__(self) -> Self:
         run_blocking(self._core.__aenter__())
