@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, PlainValidator, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl, shown_size
-from ractogateway._models import InputModel
+from ractogateway._models import InputModel, as_validator
 
 __all__ = [
     "BudgetLeases",
@@ -31,7 +32,8 @@ LimiterOutage = Literal["local", "allow", "deny", "raise"]
 _Seconds = Annotated[float, Field(gt=0.0, le=86_400.0, allow_inf_nan=False, strict=True)]
 _Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, strict=True)]
 # Plain: pydantic would refuse the lone surrogates that ids and prefixes may hold.
-_Prefix = Annotated[str, PlainValidator(check_key_prefix)]
+_Prefix = Annotated[str, PlainValidator(as_validator(check_key_prefix))]
+_Ttl = Annotated[float | None, BeforeValidator(as_validator(partial(check_ttl, "ttl_seconds")))]
 
 
 def default_url() -> str:
@@ -126,17 +128,12 @@ class ChatMemoryConfig(_Config):
 
     max_turns: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 10
     max_tokens: _Tokens | None = None
-    ttl_seconds: float | None = None
+    ttl_seconds: _Ttl = None
     key_prefix: _Prefix = "ractogateway:memory"
     max_message_bytes: Annotated[int, Field(ge=64, strict=True)] = 1_048_576
     count_tokens: Callable[[dict[str, Any]], int | Awaitable[int]] | None = None
     redact: Callable[[dict[str, Any]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]] | None = None
     on_evict: Callable[[str, list[dict[str, Any]]], object] | None = None
-
-    @field_validator("ttl_seconds", mode="before")
-    @classmethod
-    def _usable_ttl(cls, value: object) -> float | None:
-        return check_ttl("ttl_seconds", value)
 
 
 @dataclass(frozen=True, slots=True)
