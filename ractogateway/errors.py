@@ -39,6 +39,7 @@ No message in this tree carries a prompt, an answer, a user's id or a password.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,11 +131,25 @@ class BlockingCallWarning(RuntimeWarning):
 
 
 class RateLimitExceeded(RactoGatewayError):
-    """A budget refused. ``decision`` says which limit, and when a retry can pass."""
+    """A budget refused. ``decision`` says which limit, and when a retry can pass.
 
-    def __init__(self, decision: RateLimitDecision) -> None:
-        super().__init__(f"rate limit exceeded; retry after {decision.retry_after_seconds:.3f} s")
+    ``tokens`` is what was asked for, None where whoever raised it did not say.
+    """
+
+    def __init__(self, decision: RateLimitDecision, *, tokens: int | None = None) -> None:
+        super().__init__(f"rate limit exceeded{_why(decision, tokens)}")
         self.decision = decision
+        self.tokens = tokens
+
+
+def _why(decision: RateLimitDecision, tokens: int | None) -> str:
+    limit = decision.violated
+    if math.isfinite(decision.retry_after_seconds):
+        return f"{f' ({limit})' if limit else ''}; retry after {decision.retry_after_seconds:.3f} s"
+    cost = "the cost" if tokens is None else f"a cost of {tokens:,} tokens"
+    size = f" ({decision.limit:,})" if limit == "tokens_per_window" else ""  # of other limits it is not known here
+    spell = " while Redis is away" if decision.degraded else ""  # a process alone may have a share of the limit only
+    return f": {cost} is above {limit or 'the limit'}{size}, so no retry can help{spell}"
 
 
 class RevisionConflict(RactoGatewayError):

@@ -135,7 +135,7 @@ class AsyncReservation:
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:
-            raise RateLimitExceeded(self.decision)
+            raise RateLimitExceeded(self.decision, tokens=self.tokens)
         return self
 
     async def __aexit__(self, *_: object) -> None:
