@@ -89,8 +89,8 @@ def _shown_place(line: ErrorDetails) -> tuple[int | str, ...]:
     return tuple(part if isinstance(part, int) or part == "[key]" or _is_name(part) else _NOT_SHOWN for part in place)
 
 
-def _custom(kind: str, message: str, context: dict[str, Any] | None = None) -> PydanticCustomError:
-    # Literals are wanted for the sake of translators. An exception in the context could not be written as JSON.
+def _custom(kind: Any, message: Any, context: dict[str, Any] | None = None) -> PydanticCustomError:
+    # Any: literals are wanted, for the sake of translators. An exception in the context could not be written as JSON.
     plain = {name: value for name, value in (context or {}).items() if isinstance(value, (str, int, float))}
     return PydanticCustomError(kind, message, plain or None)
 

@@ -40,6 +40,7 @@ No message in this tree carries a prompt, an answer, a user's id or a password.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ __all__ = [
     "PermissionDenied",
     "ProviderAuthenticationError",
     "ProviderConnectionError",
+    "ProviderDetails",
     "ProviderError",
     "ProviderRateLimited",
     "ProviderRequestRejected",
@@ -245,11 +247,34 @@ class WrongKeyType(StoreRefused):
     """A key of ours holds a value of another type: something else writes under this prefix."""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class ProviderDetails:
+    """What a provider said about an error, for whoever looks for its cause. Not for logs: it may quote the request.
+
+    Attributes:
+        message: its words.
+        type: its class of error, such as ``invalid_request_error`` or ``INVALID_ARGUMENT``.
+        code: its own code.
+        param: the parameter of the request that it is about.
+        body: the body of the answer, or of its error, as JSON or as text.
+    """
+
+    message: str | None = None
+    type: str | None = None
+    code: str | int | None = None
+    param: str | None = None
+    body: object = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, which may quote the request>"
+
+
 class ProviderError(RactoGatewayError):
     """The model's provider failed or refused.
 
     ``status`` is the HTTP status (None when there was no response), ``request_id`` the provider's own id of the
-    request, ``retry_after_seconds`` what the provider asked for (None when it did not).
+    request, ``retry_after_seconds`` what the provider asked for (None when it did not), ``details`` what it said (None
+    when it said nothing); only that may quote the request, and no text or repr of the error shows it.
 
     ``may_have_billed`` is False where the provider answered with an error, or was never reached: such a call costs
     nothing. Where the answer got lost, nobody knows.
@@ -264,11 +289,13 @@ class ProviderError(RactoGatewayError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after_seconds: float | None = None,
+        details: ProviderDetails | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.request_id = request_id
         self.retry_after_seconds = retry_after_seconds
+        self.details = details
 
 
 class ProviderConnectionError(ProviderError):

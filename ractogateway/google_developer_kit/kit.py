@@ -16,7 +16,6 @@ from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.google_developer_kit import wire
-from ractogateway.google_developer_kit.failures import translate
 from ractogateway.google_developer_kit.provider import GoogleProvider, resolve
 from ractogateway.google_developer_kit.sdk import ClientSettings
 from ractogateway.prompts import RactoPrompt
@@ -93,7 +92,7 @@ class GoogleDeveloperKit(DeveloperKit):
     ) -> list[list[float]]:
         """One vector for each text, in their order; a single string is a list of one. Not cached."""
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(translate):
+        with provider_errors(self._provider.translate):
             answer = self._clients.blocking().models.embed_content(**arguments)
         return wire.read_embeddings(answer, len(arguments["contents"]))
 
@@ -102,7 +101,7 @@ class GoogleDeveloperKit(DeveloperKit):
     ) -> list[list[float]]:
         """`embed` for async code."""
         arguments = self._embedding_arguments(texts, model, dimensions)
-        with provider_errors(translate):
+        with provider_errors(self._provider.translate):
             client = await self._clients.of_this_loop()
             answer = await client.models.embed_content(**arguments)
         return wire.read_embeddings(answer, len(arguments["contents"]))
