@@ -302,7 +302,8 @@ class StreamChunk(_Private):
 
 def _id(name: str) -> Any:
     # Plain: pydantic would refuse the lone surrogates that ids may hold.
-    return PlainValidator(as_validator(lambda value: None if value is None else check_id(name, value)))
+    check = as_validator(lambda value: None if value is None else check_id(name, value))
+    return PlainValidator(check, json_schema_input_type=str | None)
 
 
 class ChatConfig(_Private, InputModel):

