@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         messages,
         openai_developer_kit,
         prompts,
-        redis,
+        redis,  # noqa: F401 - see below
         tools,
     )
     from ractogateway.errors import RactoGatewayError
@@ -45,9 +45,8 @@ __all__ = [
     "messages",
     "openai_developer_kit",
     "prompts",
-    "redis",
     "tools",
-]
+]  # but not `redis`, which needs an extra: `import *` works without, and hides no library of that name
 
 __version__ = "0.1.0"
 

@@ -38,7 +38,7 @@ def check_running_loop(advice: str = _FACES_ADVICE) -> None:
     """
     if asyncio._get_running_loop() is None or _checked.before:  # noqa: SLF001 - exported for this purpose, and ten times cheaper than raising
         return
-    policy = os.environ.get(POLICY_VARIABLE, "warn")
+    policy = os.environ.get(POLICY_VARIABLE) or "warn"
     message = f"a blocking ractogateway call stops the event loop that is running here; {advice}"
     if policy == "raise":
         raise BlockingCallInLoopError(message)

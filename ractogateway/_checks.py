@@ -64,6 +64,11 @@ def _shown(number: float) -> str:
     return repr(number)
 
 
+def type_name(value: object) -> str:
+    """What a value is, for a message: a class in the place of its instance is the usual slip."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def shown_size(value: object) -> str:
     """What a repr says in place of private content."""
     if value is None:

@@ -41,6 +41,8 @@ No message in this tree carries a prompt, an answer, a user's id or a password.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ __all__ = [
     "PermissionDenied",
     "ProviderAuthenticationError",
     "ProviderConnectionError",
+    "ProviderDetails",
     "ProviderError",
     "ProviderRateLimited",
     "ProviderRequestRejected",
@@ -142,11 +145,25 @@ class BlockingCallWarning(RuntimeWarning):
 
 
 class RateLimitExceeded(RactoGatewayError):
-    """A budget refused. ``decision`` says which limit, and when a retry can pass."""
+    """A budget refused. ``decision`` says which limit, and when a retry can pass.
 
-    def __init__(self, decision: RateLimitDecision) -> None:
-        super().__init__(f"rate limit exceeded; retry after {decision.retry_after_seconds:.3f} s")
+    ``tokens`` is what was asked for, None where whoever raised it did not say.
+    """
+
+    def __init__(self, decision: RateLimitDecision, *, tokens: int | None = None) -> None:
+        super().__init__(f"rate limit exceeded{_why(decision, tokens)}")
         self.decision = decision
+        self.tokens = tokens
+
+
+def _why(decision: RateLimitDecision, tokens: int | None) -> str:
+    limit = decision.violated
+    if math.isfinite(decision.retry_after_seconds):
+        return f"{f' ({limit})' if limit else ''}; retry after {decision.retry_after_seconds:.3f} s"
+    cost = "the cost" if tokens is None else f"a cost of {tokens:,} tokens"
+    size = f" ({decision.limit:,})" if limit == "tokens_per_window" else ""  # of other limits it is not known here
+    spell = " while Redis is away" if decision.degraded else ""  # a process alone may have a share of the limit only
+    return f": {cost} is above {limit or 'the limit'}{size}, so no retry can help{spell}"
 
 
 class RevisionConflict(RactoGatewayError):
@@ -243,11 +260,34 @@ class WrongKeyType(StoreRefused):
     """A key of ours holds a value of another type: something else writes under this prefix."""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class ProviderDetails:
+    """What a provider said about an error, for whoever looks for its cause. Not for logs: it may quote the request.
+
+    Attributes:
+        message: its words.
+        type: its class of error, such as ``invalid_request_error`` or ``INVALID_ARGUMENT``.
+        code: its own code.
+        param: the parameter of the request that it is about.
+        body: the body of the answer, or of its error, as JSON or as text.
+    """
+
+    message: str | None = None
+    type: str | None = None
+    code: str | int | None = None
+    param: str | None = None
+    body: object = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, which may quote the request>"
+
+
 class ProviderError(RactoGatewayError):
     """The model's provider failed or refused.
 
     ``status`` is the HTTP status (None when there was no response), ``request_id`` the provider's own id of the
-    request, ``retry_after_seconds`` what the provider asked for (None when it did not).
+    request, ``retry_after_seconds`` what the provider asked for (None when it did not), ``details`` what it said (None
+    when it said nothing); only that may quote the request, and no text or repr of the error shows it.
 
     ``may_have_billed`` is False where the provider answered with an error, or was never reached: such a call costs
     nothing. Where the answer got lost, nobody knows.
@@ -262,11 +302,13 @@ class ProviderError(RactoGatewayError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after_seconds: float | None = None,
+        details: ProviderDetails | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.request_id = request_id
         self.retry_after_seconds = retry_after_seconds
+        self.details = details
 
 
 class ProviderConnectionError(ProviderError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 
 from ractogateway._checks import check_id, shown_size
-from ractogateway._models import InputModel
+from ractogateway._models import InputModel, as_validator
 from ractogateway.files import RactoFile
 from ractogateway.prompts import RactoPrompt
 from ractogateway.tools import ToolRegistry
@@ -303,7 +303,8 @@ class StreamChunk(_Private):
 
 def _id(name: str) -> Any:
     # Plain: pydantic would refuse the lone surrogates that ids may hold.
-    return PlainValidator(lambda value: None if value is None else check_id(f"ChatConfig.{name}", value))
+    check = as_validator(lambda value: None if value is None else check_id(name, value))
+    return PlainValidator(check, json_schema_input_type=str | None)
 
 
 class ChatConfig(_Private, InputModel):

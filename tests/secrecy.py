@@ -162,11 +162,11 @@ def _shown_classes() -> Iterator[type]:
     import ractogateway
     import ractogateway.cache
     import ractogateway.redis
-    from ractogateway import anthropic_developer_kit, google_developer_kit, messages, openai_developer_kit
+    from ractogateway import anthropic_developer_kit, errors, google_developer_kit, messages, openai_developer_kit
 
     modules = (ractogateway.redis, ractogateway.cache, messages, openai_developer_kit)
     modules = (*modules, anthropic_developer_kit, google_developer_kit)
-    found = {getattr(module, name) for module in modules for name in module.__all__}
+    found = {getattr(module, name) for module in modules for name in module.__all__} | {errors.ProviderDetails}
     for kind in found:
         if isinstance(kind, type) and not issubclass(kind, (tuple, str, int)) and not getattr(kind, "_is_protocol", 0):
             yield kind

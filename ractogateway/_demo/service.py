@@ -37,9 +37,10 @@ class ChatService:
             RateLimitExceeded: the user's budget is spent; its ``decision`` says when to come back.
         """
         history = await self.memory.get_history(conversation)
-        decision = await self.limiter.consume(user, estimated_tokens(history, question) + answer_tokens)
+        tokens = estimated_tokens(history, question) + answer_tokens
+        decision = await self.limiter.consume(user, tokens)
         if not decision.allowed:
-            raise RateLimitExceeded(decision)
+            raise RateLimitExceeded(decision, tokens=tokens)
         answer = await self.kit.achat(ChatConfig(user_message=question, history=history))
         turn = [
             Message(role=MessageRole.USER, content=question),

@@ -9,8 +9,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["resolve_url"]
+__all__ = ["host_and_port", "resolve_url"]
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[\w.-]+)(:[0-9]*)?")
 
 
@@ -38,6 +39,13 @@ def resolve_url(base_url: object, *, variable: str, default: str) -> str:
         raise InvalidValueError("base_url must name a host, or a host and a port from 1 to 65535")
     rest = url.partition("://")[2][len(parts.netloc) :]
     return f"{parts.scheme}://{user}{at}{host.lower()}{rest}".rstrip("/")
+
+
+def host_and_port(url: str) -> str:
+    """What errors may show of an address that `resolve_url` gave: neither user and password nor path and query."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
 
 
 def _split(url: str) -> SplitResult | None:

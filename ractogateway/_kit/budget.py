@@ -108,13 +108,16 @@ class Charge:
         if given is None:
             return self
         prompt = await self._budget.estimator.prompt(side, request)
-        tokens = min(prompt + completion_limit(request.config), MAX_TOKENS)
+        answer = completion_limit(request.config)
+        tokens = min(prompt + answer, MAX_TOKENS)
         reservation = await side.acquire(given, "reserve", request.config.user_id, tokens, undo="cancel")
         # Summed: each round of tools is a reservation of its own.
         self._notes.reserved_tokens = (self._notes.reserved_tokens or 0) + tokens
         self._notes.decision = reservation.decision
         if not reservation.decision.allowed:
-            raise RateLimitExceeded(reservation.decision)
+            refusal = RateLimitExceeded(reservation.decision, tokens=tokens)
+            refusal.add_note(f"{answer:,} of the tokens are for the answer: ChatConfig.max_tokens, or what extra says")
+            raise refusal
         self._reservation = reservation
         return self
 

@@ -2,7 +2,8 @@
 
 The SDK's messages quote what the provider said, which may quote the request, and its error objects hold the request
 with the key in its headers. So of an error only its kind, its status, the provider's own error code and the request id
-are taken over, and the original is not chained: not as ``__cause__``, and not as ``__context__`` either, which error
+are shown, and the classes of what failed below it; what the provider said is kept where only who asks for it finds it
+(`ProviderDetails`). The original is not chained: not as ``__cause__``, and not as ``__context__`` either, which error
 reporters walk even where a traceback hides it.
 """
 
@@ -12,7 +13,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from ractogateway.errors import (
     InvalidValueError,
     ProviderAuthenticationError,
     ProviderConnectionError,
+    ProviderDetails,
     ProviderError,
     ProviderRateLimited,
     ProviderRequestRejected,
@@ -33,8 +35,10 @@ __all__ = [
     "Translate",
     "before_sending",
     "construction_errors",
+    "details_of",
     "from_event",
     "from_status",
+    "no_json",
     "on_the_way",
     "provider_errors",
     "retry_after_seconds",
@@ -48,14 +52,12 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{1,63}")
 _HTTP_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "httpcore", "httpcore2", "httpx", "httpx2", "ssl"})
 """Whose errors the SDK lets through, some of them in the middle of a stream only."""
 
-_LATE = "the provider did not answer in time"
-_BROKEN = "the connection to the provider failed or broke"
-
 _UNREACHED = frozenset(
     {"ClientConnectorError", "ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout"}
 )
 """Errors of the HTTP libraries before a request has left."""
 
+_MOST_CAUSES = 16
 _UNAUTHORISED = frozenset({401, 403})
 _TOO_MANY_REQUESTS = 429
 _BAD_REQUEST = 400
@@ -103,8 +105,8 @@ def construction_errors(package: str) -> provider_errors:
     return provider_errors(translated)
 
 
-def translate(error: Exception, package: str) -> RactoGatewayError | None:
-    """`Translate` for the SDKs ``openai`` and ``anthropic``, which are built alike.
+def translate(error: Exception, package: str, place: str) -> RactoGatewayError | None:
+    """`Translate` for the SDKs ``openai`` and ``anthropic``, which are built alike. ``place`` is `host_and_port`.
 
     Kinds are told by name: that needs neither the SDK, which may not be installed, nor its HTTP library, of which there
     have been two.
@@ -115,26 +117,63 @@ def translate(error: Exception, package: str) -> RactoGatewayError | None:
     if "APIStatusError" in names:
         return _from_answer(error)
     if "APITimeoutError" in names:
-        return _without_answer(ProviderTimeout(_LATE), error)
+        return _late(error, place)
     if "APIConnectionError" in names:
-        return _without_answer(ProviderConnectionError(_BROKEN), error)
-    found = on_the_way(error)
+        return _broken(error, place)
+    found = on_the_way(error, place)
     if found is None and "APIError" in names:
-        found = from_event(_code(error))
+        found = from_event(_code(error), details=details_of(error.body))  # type: ignore[attr-defined]
     if found is None and type(error).__module__.partition(".")[0] == package:
         found = ProviderError(f"the {package} client failed: {type(error).__name__}")
     return found or before_sending(error)
 
 
-def on_the_way(error: Exception) -> ProviderError | None:
+def on_the_way(error: Exception, place: str) -> ProviderError | None:
     """What happens to any connection, whichever SDK let it through."""
     if isinstance(error, TimeoutError) or "TimeoutException" in {kind.__name__ for kind in type(error).__mro__}:
-        return _without_answer(ProviderTimeout(_LATE), error)
-    if type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES or isinstance(error, OSError):
-        return _without_answer(ProviderConnectionError(_BROKEN), error)
+        return _late(error, place)
+    if _is_of_connections(error):
+        return _broken(error, place)
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return ProviderConnectionError("the provider's answer is not JSON")
+        return no_json(place)
     return None
+
+
+def no_json(place: str) -> ProviderConnectionError:
+    """For an answer that cannot be read."""
+    return ProviderConnectionError(f"the answer of the provider at {place} is not JSON")
+
+
+def _late(error: Exception, place: str) -> ProviderConnectionError:
+    text = f"the provider at {place} did not answer in time ({_kinds(error)})"
+    return _without_answer(ProviderTimeout(text), error)
+
+
+def _broken(error: Exception, place: str) -> ProviderConnectionError:
+    text = f"the connection to the provider at {place} failed or broke ({_kinds(error)})"
+    return _without_answer(ProviderConnectionError(text), error)
+
+
+def _kinds(error: BaseException) -> str:
+    """The HTTP library's class of error and that of its first cause, such as ``ConnectError/gaierror``."""
+    chain = [error, *_causes(error)]
+    names = [type(each).__name__ for each in chain if _is_of_connections(each)] or [type(error).__name__]
+    return names[0] if names[0] == names[-1] else f"{names[0]}/{names[-1]}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    for _ in range(_MOST_CAUSES):
+        below = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        # httpcore's errors have theirs as an argument. Not __context__: a caller of a kit may be handling it.
+        found = below or next((each for each in error.args if isinstance(each, Exception)), None)
+        if found is None:
+            return
+        error = found
+        yield error
+
+
+def _is_of_connections(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES or isinstance(error, OSError)
 
 
 def _without_answer(failure: ProviderConnectionError, error: BaseException) -> ProviderConnectionError:
@@ -158,13 +197,19 @@ def before_sending(error: Exception) -> InvalidValueError | None:
 def _from_answer(error: Any) -> ProviderError:
     status: int = error.status_code
     code, request_id = _code(error), getattr(error, "request_id", None)
+    details = details_of(getattr(error, "body", None))
     if status < _BAD_REQUEST:  # an event of a stream, as one of these SDKs tells it
-        return from_event(code, request_id=request_id)
-    return from_status(status, code, headers=error.response.headers, request_id=request_id)
+        return from_event(code, request_id=request_id, details=details)
+    return from_status(status, code, headers=error.response.headers, request_id=request_id, details=details)
 
 
 def from_status(
-    status: int, code: str = "", *, headers: Mapping[str, str], request_id: str | None = None
+    status: int,
+    code: str = "",
+    *,
+    headers: Mapping[str, str],
+    request_id: str | None = None,
+    details: ProviderDetails | None = None,
 ) -> ProviderError:
     """The error for an HTTP status. ``code`` is from `shown_code`."""
     return _kind_for(status)(
@@ -172,6 +217,7 @@ def from_status(
         status=status,
         request_id=request_id,
         retry_after_seconds=retry_after_seconds(headers),
+        details=details,
     )
 
 
@@ -185,12 +231,45 @@ def _kind_for(status: int) -> type[ProviderError]:
     return ProviderRequestRejected if status >= _BAD_REQUEST else ProviderError
 
 
-def from_event(code: str = "", *, request_id: str | None = None) -> ProviderError:
+def from_event(
+    code: str = "", *, request_id: str | None = None, details: ProviderDetails | None = None
+) -> ProviderError:
     """An error that came as an event of a stream: the HTTP status had been sent as 200 long before."""
     kind = ProviderRateLimited if "rate_limit" in code or "EXHAUSTED" in code else ProviderUnavailable
-    failure = kind(f"the provider reported an error in the middle of its answer{code}", request_id=request_id)
+    text = f"the provider reported an error in the middle of its answer{code}"
+    failure = kind(text, request_id=request_id, details=details)
     failure.may_have_billed = True
     return failure
+
+
+def details_of(body: object) -> ProviderDetails | None:
+    """What an error's body says; the SDKs hand out either all of it, or what stands under ``error``."""
+    if body is None or body == "":
+        return None
+    inner = body.get("error") if isinstance(body, Mapping) else None
+    told: Mapping[str, Any] = inner if isinstance(inner, Mapping) else body if isinstance(body, Mapping) else {}
+    code = told.get("code")
+    return ProviderDetails(
+        message=_text(told.get("message")),
+        type=_text(told.get("type")) or _text(told.get("status")),
+        code=code if isinstance(code, (str, int)) else None,
+        param=_text(told.get("param")) or _field(told.get("details")),
+        body=body,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _field(details: object) -> str | None:
+    """The first field that Google finds at fault."""
+    for detail in details if isinstance(details, list) else []:
+        violations = detail.get("fieldViolations") if isinstance(detail, Mapping) else None
+        for violation in violations if isinstance(violations, list) else []:
+            if isinstance(violation, Mapping) and isinstance(violation.get("field"), str):
+                return str(violation["field"])
+    return None
 
 
 def _code(error: Any) -> str:

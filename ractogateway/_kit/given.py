@@ -54,7 +54,7 @@ class Given:
         """Refuse an async core before anything is sent: a blocking call cannot await it."""
         if self.is_async:
             raise InvalidTypeError(
-                f"{self.argument} is a {type(self.face).__name__}, which is async: use achat or astream, "
+                f"{self.argument} is async ({type(self.face).__name__}): use achat or astream, "
                 "or pass its blocking face, which serves both"
             )
 

@@ -19,6 +19,7 @@ from ractogateway._kit.preparing import Preparation, Request
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory, Remembering
 from ractogateway._kit.sides import AsyncSide, BlockingSide
+from ractogateway._refusing import OfOneProcess
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk, Usage
 from ractogateway.prompts import RactoPrompt
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _ADVICE = "await achat or iterate over astream instead"
 
 
-class DeveloperKit:
+class DeveloperKit(OfOneProcess):
     """Chat by one provider, through a cache, within a budget, in a conversation."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ractogateway._checks import check_id
+from ractogateway._checks import check_id, type_name
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.request import RequestIdentity, identify, shaped, snapshot, toolbox
 from ractogateway.errors import InvalidTypeError
@@ -54,7 +54,7 @@ class Preparation:
 
     def __init__(self, model: str, provider: Provider, default_prompt: RactoPrompt | None) -> None:
         if default_prompt is not None and not isinstance(default_prompt, RactoPrompt):
-            raise InvalidTypeError(f"default_prompt must be a RactoPrompt or None, not {type(default_prompt).__name__}")
+            raise InvalidTypeError(f"default_prompt must be a RactoPrompt or None, not {type_name(default_prompt)}")
         self.model = check_id("model", model)
         self._provider = provider
         self._default_prompt = default_prompt
@@ -66,7 +66,7 @@ class Preparation:
             InvalidTypeError, InvalidValueError: It cannot be sent. Nothing was.
         """
         if not isinstance(config, ChatConfig):
-            raise InvalidTypeError(f"config must be a ChatConfig, not {type(config).__name__}")
+            raise InvalidTypeError(f"config must be a ChatConfig, not {type_name(config)}")
         tools = toolbox(config)
         config = snapshot(config)
         self._provider.check(config)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ractogateway._kit.address import resolve_url
+from ractogateway._kit.address import host_and_port, resolve_url
 from ractogateway._kit.arguments import check_extra
 from ractogateway._kit.failures import translate
 from ractogateway._kit.sdk_clients import AsyncSdkStream
@@ -91,4 +91,4 @@ class AnthropicProvider:
         return StreamCollector()
 
     def translate(self, error: Exception) -> RactoGatewayError | None:
-        return translate(error, "anthropic")
+        return translate(error, "anthropic", host_and_port(self.url))

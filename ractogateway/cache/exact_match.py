@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ractogateway._checks import check_temperature, check_tokens, check_ttl
+from ractogateway._checks import check_temperature, check_tokens, check_ttl, type_name
 from ractogateway._forking import renewed_after_fork
+from ractogateway._refusing import OfOneProcess
 from ractogateway.cache.entries import Entries
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.cache.flights import LONGEST_WAIT_SECONDS, PATIENCE, Flight, FlightTable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ExactMatchCache"]
 
 
-class ExactMatchCache:
+class ExactMatchCache(OfOneProcess):
     """A blocking `ExactCache` for one process, safe to share between threads.
 
     ``aio`` is the same cache for async code. A hit is a copy, and so is what ``put`` keeps: changing one changes
@@ -105,7 +106,7 @@ class ExactMatchCache:
             InvalidTypeError: Also where ``response.parsed`` cannot be copied.
         """
         if not isinstance(response, LLMResponse):
-            raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
+            raise InvalidTypeError(f"response must be an LLMResponse, not {type_name(response)}")
         own_ttl = check_ttl("ttl_seconds", ttl_seconds)
         ttl = self._ttl_seconds if own_ttl is None else own_ttl
         key = fingerprint(user_message, system_prompt, model, temperature, max_tokens, context)
@@ -310,7 +311,7 @@ class _Boarding(NamedTuple):
 def check_answer(response: object) -> LLMResponse:
     """What a ``compute`` returned."""
     if not isinstance(response, LLMResponse):
-        raise InvalidTypeError(f"compute must return an LLMResponse, not {type(response).__name__}")
+        raise InvalidTypeError(f"compute must return an LLMResponse, not {type_name(response)}")
     return response
 
 

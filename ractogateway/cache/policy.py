@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ractogateway._checks import check_temperature
+from ractogateway._checks import check_temperature, type_name
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import FinishReason, LLMResponse
 
@@ -34,7 +34,7 @@ def is_storable(response: LLMResponse, *, temperature: float, max_temperature: f
         InvalidValueError: A temperature is not finite.
     """
     if not isinstance(response, LLMResponse):
-        raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
+        raise InvalidTypeError(f"response must be an LLMResponse, not {type_name(response)}")
     asked, highest = check_temperature(temperature), check_temperature(max_temperature)
     return 0.0 <= asked <= highest and response.finish_reason in _COMPLETE and _says_something(response)
 

@@ -16,7 +16,6 @@ from ractogateway._kit.remembering import AsyncChatMemory, ChatMemory
 from ractogateway._kit.sdk_clients import check_api_key
 from ractogateway.cache.protocol import ExactCache
 from ractogateway.google_developer_kit import wire
-from ractogateway.google_developer_kit.failures import translate
 from ractogateway.google_developer_kit.provider import GoogleProvider, resolve
 from ractogateway.google_developer_kit.sdk import ClientSettings
 from ractogateway.prompts import RactoPrompt
@@ -108,7 +107,7 @@ class GoogleDeveloperKit(DeveloperKit):
         items = arguments["contents"]
 
         def ask() -> Any:
-            with provider_errors(translate):
+            with provider_errors(self._provider.translate):
                 return self._clients.blocking().models.embed_content(**arguments)
 
         return wire.read_embeddings(self._charged(items, user_id, ask, wire.usage_of), len(items))
@@ -126,7 +125,7 @@ class GoogleDeveloperKit(DeveloperKit):
         items = arguments["contents"]
 
         async def ask() -> Any:
-            with provider_errors(translate):
+            with provider_errors(self._provider.translate):
                 client = await self._clients.of_this_loop()
                 return await client.models.embed_content(**arguments)
 

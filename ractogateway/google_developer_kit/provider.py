@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ractogateway._kit.address import resolve_url
+from ractogateway._kit.address import host_and_port, resolve_url
 from ractogateway._kit.arguments import check_extra
 from ractogateway.errors import RactoGatewayError
 from ractogateway.google_developer_kit import sdk, wire
@@ -75,4 +75,4 @@ class GoogleProvider:
         return StreamCollector()
 
     def translate(self, error: Exception) -> RactoGatewayError | None:
-        return translate(error)
+        return translate(error, host_and_port(self.url))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ractogateway._kit.address import host_and_port
 from ractogateway._kit.arguments import check_extra
 from ractogateway._kit.failures import translate
 from ractogateway._kit.sdk_clients import AsyncSdkStream
@@ -75,4 +76,4 @@ class OpenAIProvider:
         return StreamCollector()
 
     def translate(self, error: Exception) -> RactoGatewayError | None:
-        return translate(error, "openai")
+        return translate(error, "openai", host_and_port(self.address.url))

@@ -14,7 +14,7 @@ from ractogateway.redis import transport as _transport  # noqa: F401 - says at o
 
 if TYPE_CHECKING:
     from ractogateway.cache.protocol import CacheRequest
-    from ractogateway.redis._limiter.reservations import AsyncReservation
+    from ractogateway.redis._limiter.reservations import AsyncReservation, PendingReservation
     from ractogateway.redis._memory.values import ConversationChanges, ConversationPage, Erasure, MemoryStats
     from ractogateway.redis.blocking.chat_memory import RedisChatMemory
     from ractogateway.redis.blocking.exact_cache import RedisExactCache
@@ -47,6 +47,7 @@ __all__ = [
     "Encryption",
     "Erasure",
     "MemoryStats",
+    "PendingReservation",
     "RateLimitCharge",
     "RateLimitConfig",
     "RateLimitDecision",
@@ -73,6 +74,7 @@ __getattr__, __dir__ = lazily(
         "Encryption": "redis.encryption",
         "Erasure": "redis._memory.values",
         "MemoryStats": "redis._memory.values",
+        "PendingReservation": "redis._limiter.reservations",
         "RateLimitCharge": "redis.config",
         "RateLimitConfig": "redis.config",
         "RateLimitDecision": "redis.config",

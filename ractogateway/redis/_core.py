@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+from ractogateway._refusing import AsyncOnly, OfOneProcess
 from ractogateway.redis.transport import Port, open_async_port
 
 
-class Core(ABC):
+class Core(OfOneProcess, AsyncOnly, ABC):
     """An object over one port. The blocking faces replace `_open_port`, and with it the kind of caller."""
 
     _open_port: ClassVar[Callable[..., Port]] = staticmethod(open_async_port)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from ractogateway._checks import check_count, check_id, check_position, check_revision, check_role, check_text
+from ractogateway._checks import (
+    check_count,
+    check_id,
+    check_position,
+    check_revision,
+    check_role,
+    check_text,
+    type_name,
+)
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import Message
 from ractogateway.redis._core import Core
@@ -65,9 +73,9 @@ class AsyncRedisChatMemory(Core):
         if config is None:
             config = ChatMemoryConfig()
         elif not isinstance(config, ChatMemoryConfig):
-            raise InvalidTypeError(f"config must be a ChatMemoryConfig, not {type(config).__name__}")
+            raise InvalidTypeError(f"config must be a ChatMemoryConfig, not {type_name(config)}")
         if encryption is not None and not isinstance(encryption, Encryption):
-            raise InvalidTypeError(f"encryption must be an Encryption or None, not {type(encryption).__name__}")
+            raise InvalidTypeError(f"encryption must be an Encryption or None, not {type_name(encryption)}")
         self._config = config
         check_text("namespace", namespace)
         self._port = self._open_port(url, client, options, _LIMITS)
@@ -81,7 +89,7 @@ class AsyncRedisChatMemory(Core):
         self,
         conversation_id: str,
         role: str,
-        content: str | list[dict[str, Any]] | None,
+        content: str | list[dict[str, Any]],
         *,
         user_id: str | None = None,
         request_id: str | None = None,
@@ -91,7 +99,8 @@ class AsyncRedisChatMemory(Core):
         Args:
             conversation_id: any non-empty string.
             role: system, developer, user, assistant, model, tool or function.
-            content: text, a list of content parts, or None.
+            content: text, or a list of content parts. A message that has other fields in their place, such as
+                ``tool_calls`` and no content, goes through `extend`.
             user_id: whom the conversation belongs to from now on; None leaves that as it is. See `conversations`.
             request_id: names this write; the same id again within an hour (or twice the time limit of a call) writes
                 nothing, whatever the messages. So two writes that one HTTP request makes need two ids.
@@ -103,6 +112,8 @@ class AsyncRedisChatMemory(Core):
             ForeignConversation: it belongs to another user; nothing was written.
             InvalidValueError: it would hold more than 64 system and developer messages; nothing was written.
         """
+        if content is None:
+            raise InvalidTypeError("content must be a str or a list of content parts; without one, see extend")
         message = {"role": check_role(role), "content": content}
         return await self.extend(conversation_id, [message], user_id=user_id, request_id=request_id)
 

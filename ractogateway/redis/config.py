@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, PlainValidator, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic.json_schema import SkipJsonSchema
 
 from ractogateway._checks import MAX_TOKENS, check_key_prefix, check_ttl, shown_size
-from ractogateway._models import InputModel
+from ractogateway._models import InputModel, as_validator
 
 __all__ = [
     "BudgetLeases",
@@ -31,7 +34,8 @@ LimiterOutage = Literal["local", "allow", "deny", "raise"]
 _Seconds = Annotated[float, Field(gt=0.0, le=86_400.0, allow_inf_nan=False, strict=True)]
 _Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, strict=True)]
 # Plain: pydantic would refuse the lone surrogates that ids and prefixes may hold.
-_Prefix = Annotated[str, PlainValidator(check_key_prefix)]
+_Prefix = Annotated[str, PlainValidator(as_validator(check_key_prefix), json_schema_input_type=str)]
+_Ttl = Annotated[float | None, BeforeValidator(as_validator(partial(check_ttl, "ttl_seconds")))]
 
 
 def default_url() -> str:
@@ -126,17 +130,21 @@ class ChatMemoryConfig(_Config):
 
     max_turns: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 10
     max_tokens: _Tokens | None = None
-    ttl_seconds: float | None = None
+    ttl_seconds: _Ttl = None
     key_prefix: _Prefix = "ractogateway:memory"
     max_message_bytes: Annotated[int, Field(ge=64, strict=True)] = 1_048_576
-    count_tokens: Callable[[dict[str, Any]], int | Awaitable[int]] | None = None
-    redact: Callable[[dict[str, Any]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]] | None = None
-    on_evict: Callable[[str, list[dict[str, Any]]], object] | None = None
+    # JSON has no form for functions: they are no part of its schema.
+    count_tokens: SkipJsonSchema[Callable[[dict[str, Any]], int | Awaitable[int]] | None] = None
+    redact: SkipJsonSchema[Callable[[dict[str, Any]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]] | None] = None
+    on_evict: SkipJsonSchema[Callable[[str, list[dict[str, Any]]], object] | None] = None
 
-    @field_validator("ttl_seconds", mode="before")
-    @classmethod
-    def _usable_ttl(cls, value: object) -> float | None:
-        return check_ttl("ttl_seconds", value)
+
+# In JSON, which has no infinity, "never" is null. Annotations only: the value is the same float in Python.
+_Retry = Annotated[
+    float,
+    BeforeValidator(lambda value: math.inf if value is None else value, json_schema_input_type=float | None),
+    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +155,9 @@ class RateLimitDecision:
         allowed: whether the tokens were charged (`peek`: whether they would be).
         limit: the token budget of one window.
         remaining: tokens that this user could spend now: what is left of the scarcest token budget.
-        retry_after_seconds: when the same cost can pass if nobody else spends; 0.0 when it passed, ``math.inf`` when it
-            never can because it is larger than the limit. Of slots: when the next lease ends, if it is not renewed.
+        retry_after_seconds: when the same cost can pass if nobody else spends; 0.0 when it passed, ``math.inf`` (null
+            in JSON) when it never can because it is larger than the limit. Of slots: when the next lease ends, if it is
+            not renewed.
         reset_after_seconds: when the whole budget is free again if nobody spends; later than true if the newest charge
             was refunded.
         violated: the name of the limit that refused, None when allowed: ``tokens_per_window``, ``requests_per_minute``,
@@ -160,7 +169,7 @@ class RateLimitDecision:
     allowed: bool
     limit: int
     remaining: int
-    retry_after_seconds: float
+    retry_after_seconds: _Retry
     reset_after_seconds: float
     violated: str | None = None
     degraded: bool = False

@@ -20,6 +20,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from ractogateway._checks import type_name
 from ractogateway._extras import import_extra
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 
@@ -132,7 +133,7 @@ def check_encryption(value: object) -> Encryption | None:
     """The argument ``encryption=`` of a tool."""
     if value is None or isinstance(value, Encryption):
         return value
-    raise InvalidTypeError(f"encryption must be an Encryption or None, not {type(value).__name__}")
+    raise InvalidTypeError(f"encryption must be an Encryption or None, not {type_name(value)}")
 
 
 def _checked_keys(keys: object) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from ractogateway._checks import check_id, milliseconds
+from ractogateway._checks import check_id, milliseconds, type_name
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import RateLimitConfig, RateLimitParent
 from ractogateway.redis.keys import LimiterKeys
@@ -96,7 +96,7 @@ def scopes_of(user: Scope, parents: object, key_prefix: str) -> list[Scope]:
         if isinstance(parent, RateLimitParent):
             name, config = parent.id, parent.config
             if not isinstance(config, RateLimitConfig):
-                raise InvalidTypeError(f"a parent's config must be a RateLimitConfig, not {type(config).__name__}")
+                raise InvalidTypeError(f"a parent's config must be a RateLimitConfig, not {type_name(config)}")
             prefix, limits = config.key_prefix, Limits.of(config)
         keys = LimiterKeys.of(prefix, check_id(f"parents[{number}]", name))
         if keys in seen:

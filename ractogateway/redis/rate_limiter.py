@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
-from ractogateway._checks import check_duration, check_id, check_tokens, milliseconds
+from ractogateway._checks import check_duration, check_id, check_tokens, milliseconds, type_name
 from ractogateway.errors import InvalidTypeError, InvalidValueError, StoreUnavailable
 from ractogateway.redis._core import Core
 from ractogateway.redis._limiter.charging import Attempt, charge, decision_of, decision_of_window
@@ -411,5 +411,5 @@ def _checked(config: RateLimitConfig | None) -> RateLimitConfig:
     if config is None:
         return RateLimitConfig()
     if not isinstance(config, RateLimitConfig):
-        raise InvalidTypeError(f"config must be a RateLimitConfig, not {type(config).__name__}")
+        raise InvalidTypeError(f"config must be a RateLimitConfig, not {type_name(config)}")
     return config

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring
 from typing import Any, Literal
 
-from ractogateway._checks import check_role
+from ractogateway._checks import check_role, type_name
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.messages import Message
 
@@ -114,7 +114,7 @@ def _fields_of(message: object) -> dict[str, Any]:
         if isinstance(message, Message) and "content" not in message.model_fields_set:
             fields.pop("content", None)  # Gemini's messages have none: they go back as they came
         return fields
-    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type(message).__name__}{_hint(message)}")
+    raise InvalidTypeError(f"a message must be a mapping or a Message, not {type_name(message)}{_hint(message)}")
 
 
 def _hint(value: object) -> str:

@@ -69,6 +69,7 @@ def test_entering_a_refused_reservation_raises_its_decision(limiter):
     decision = caught.value.decision
     assert (decision.allowed, decision.remaining, decision.violated) == (False, 100, "tokens_per_window")
     assert 59 < decision.retry_after_seconds <= 60.001
+    assert "(tokens_per_window); retry after " in str(caught.value)
     refused = limiter.reserve("u", 200)
     assert [refused.decision.allowed, refused.settle(0), refused.cancel()] == [False, False, False]
     assert limiter.get_remaining("u") == 100
@@ -79,6 +80,15 @@ def test_without_a_block_a_refusal_is_no_error_and_a_reservation_is_as_true_as_i
     assert (bool(allowed), bool(refused)) == (True, False)
     allowed.settle(0)
     assert allowed, "and stays so when it is settled"
+
+
+def test_a_reservation_that_can_never_pass_says_so_instead_of_when_to_retry(limiter):
+    with pytest.raises(
+        RateLimitExceeded, match=r": a cost of 1,001 tokens is above tokens_per_window \(1,000\)"
+    ) as caught:
+        limiter.reserve("u", 1_001).__enter__()
+    assert str(caught.value).endswith(", so no retry can help")
+    assert caught.value.tokens == 1_001
 
 
 def test_one_request_id_is_one_reservation(limiter):

@@ -394,12 +394,13 @@ TROUBLES = ["error-400", "error-401", "error-429", "error-500", "cut", "cut-clea
 def test_errors_and_logs_show_no_prompt_answer_or_key(make_kit, asks, model, caplog):
     caplog.set_level(logging.DEBUG, "ractogateway")
     caplog.set_level(logging.INFO)
-    kit = make_kit(model, api_key="CANARY-key" if model == "error-401" else "stand-in")
+    kit = make_kit(model, **({"api_key": "CANARY-key"} if model == "error-401" else {}))
     for method, ask in asks.items():
         if model in ("cut-clean", "error-event") and "stream" not in method:
             continue
         with pytest.raises(ProviderError) as e:
             ask(kit, CANARY_CONFIG)
+        assert (e.value.status == 401) is (model == "error-401"), "each fails in its own way"
         shown = "".join(traceback.format_exception(e.value)) + repr(e.value) + repr(vars(e.value))
         # Lines of this very test stand in the traceback.
         shown = "\n".join(line for line in shown.splitlines() if "CANARY_CONFIG" not in line)

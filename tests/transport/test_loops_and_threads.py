@@ -265,7 +265,7 @@ def test_a_blocking_call_inside_a_running_loop_works_and_warns_once_a_line(any_s
     tally.judge(figures)
 
 
-@pytest.mark.parametrize(("policy", "warned"), [("warn", True), ("allow", False), (None, True)])
+@pytest.mark.parametrize(("policy", "warned"), [("warn", True), ("allow", False), (None, True), ("", True)])
 def test_the_policy_for_blocking_calls(any_server, monkeypatch, policy, warned):
     if policy is None:
         monkeypatch.delenv(POLICY, raising=False)

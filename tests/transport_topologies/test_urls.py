@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ractogateway.errors import InvalidTypeError, InvalidValueError
@@ -124,3 +126,24 @@ def test_a_url_that_is_no_text():
 def test_the_error_names_the_schemes_that_work():
     with pytest.raises(InvalidValueError, match=r"'rediss\+sentinels'.*rediss\+sentinel://.*rediss\+cluster://"):
         address_of("rediss+sentinels://h1/service")
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("redis://h:abc/0", "url has a port that is no number"),
+        ("redis://u:hunter2#x@h/0", "characters like / and # are written as %2F and %23"),
+        ("redis://h:99999", "url has a port that is no number up to 65535"),
+        ("redis://[hunter2/0", "url has a host that cannot be read"),
+        ("redis://h/hunter2", "url has a database that is no number"),
+        ("redis://h?hunter2=1", "url has an option that redis-py does not know"),
+        ("redis://h?socket_timeout=hunter2", "url has an option socket_timeout with a value"),
+        ("redis://h?db=hunter2", "url has an option db with a value"),
+        ("redis://h?ssl_cert_reqs=none", "url has an option of TLS, which is for rediss://"),
+        ("rediss://h?ssl_cert_reqs=hunter2", "or that cannot have this value"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_named_and_not_shown(url, fault):
+    with pytest.raises(InvalidValueError, match=re.escape(fault)) as caught:
+        address_of(url)
+    assert "hunter2" not in str(caught.value)

@@ -13,6 +13,7 @@ from ractogateway.redis import (
     AsyncRedisRateLimiter,
     AsyncReservation,
     BudgetLeases,
+    PendingReservation,
     RateLimitCharge,
     RateLimitConfig,
     RateLimitDecision,
@@ -63,6 +64,7 @@ async def awaited(limiter: AsyncRedisRateLimiter) -> None:
     assert_type(await limiter.consume("u-42", parents=PARENTS), RateLimitDecision)
     assert_type(await limiter.consume_many([("u-42", 1), RateLimitCharge("u-43")]), list[RateLimitDecision])
     assert_type(await limiter.wait("u-42", 200, timeout_seconds=5), RateLimitDecision)
+    assert_type(limiter.reserve("u-42", 200), PendingReservation)
     assert_type(await limiter.reserve("u-42", 200), AsyncReservation)
     async with limiter.reserve("u-42", 200, request_id="r", parents=("org",), lease_seconds=30) as reservation:
         assert_type(reservation, AsyncReservation)

@@ -50,7 +50,7 @@ def ways_to_redis() -> None:
 
 def blocking(memory: RedisChatMemory) -> None:
     assert_type(memory.append("c", "user", "Hello!"), int)
-    assert_type(memory.append("c", MessageRole.TOOL, None, request_id="r"), int)
+    assert_type(memory.append("c", MessageRole.TOOL, "22", request_id="r"), int)
     assert_type(memory.append("c", "user", [{"type": "text", "text": "Hello!"}]), int)
     assert_type(memory.extend("c", [{"role": "user", "content": "Hello!"}], expected_revision=0), int)
     assert_type(memory.extend("c", [Message(role=MessageRole.USER, content="Hello!")], request_id=None), int)

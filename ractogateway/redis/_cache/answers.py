@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from ractogateway._checks import type_name
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import LLMResponse
 from ractogateway.redis.envelope import BadEnvelope, Envelopes, Flaw
@@ -25,7 +26,7 @@ class SealedAnswers:
             InvalidTypeError: Not an answer, or it holds something that JSON cannot hold.
         """
         if not isinstance(response, LLMResponse):
-            raise InvalidTypeError(f"response must be an LLMResponse, not {type(response).__name__}")
+            raise InvalidTypeError(f"response must be an LLMResponse, not {type_name(response)}")
         payload = _readable(response)
         if payload is None:  # outside of any handler: the errors quote the answer
             raise InvalidTypeError("response holds something that JSON cannot hold")

@@ -10,6 +10,7 @@ import random
 from functools import partial
 from typing import Final, NamedTuple
 
+from ractogateway._checks import type_name
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, StoreError
 from ractogateway.messages import LLMResponse
@@ -354,5 +355,5 @@ def _may_be_shared(question: Question, response: LLMResponse) -> bool:
 
 def _checked(response: object) -> LLMResponse:
     if not isinstance(response, LLMResponse):
-        raise InvalidTypeError(f"compute must return an LLMResponse, not {type(response).__name__}")
+        raise InvalidTypeError(f"compute must return an LLMResponse, not {type_name(response)}")
     return response

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from ractogateway._checks import check_tokens
+from ractogateway._refusing import AsyncOnly, OfOneProcess
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RateLimitExceeded, StoreError, StoreUnavailable
 from ractogateway.redis.config import RateLimitDecision
 from ractogateway.redis.outage import OutageLog
@@ -84,7 +85,7 @@ class Holding:
                 return
 
 
-class AsyncReservation:
+class AsyncReservation(OfOneProcess, AsyncOnly):
     """Tokens that were charged for work to come, and a slot if the limiter counts open reservations.
 
     The first of `settle` and `cancel` counts, from whatever task and however often it is sent. A block
@@ -141,7 +142,7 @@ class AsyncReservation:
 
     async def __aenter__(self) -> Self:
         if not self.decision.allowed:
-            raise RateLimitExceeded(self.decision)
+            raise RateLimitExceeded(self.decision, tokens=self.tokens)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -188,7 +189,7 @@ class AsyncReservation:
             heartbeat.stop()
 
 
-class PendingReservation(Awaitable[AsyncReservation]):
+class PendingReservation(AsyncOnly, Awaitable[AsyncReservation]):
     """A reservation that is made when it is awaited, or entered: ``async with limiter.reserve(…) as reservation``.
 
     Once: a second time it would be the same operation, which was charged, and perhaps settled.

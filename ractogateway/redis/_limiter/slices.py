@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from ractogateway._checks import milliseconds
+from ractogateway._checks import milliseconds, type_name
 from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import BudgetLeases
@@ -44,7 +44,7 @@ class Slices:
         if leases is None:
             return None
         if not isinstance(leases, BudgetLeases):
-            raise InvalidTypeError(f"budget_leases must be a BudgetLeases, not {type(leases).__name__}")
+            raise InvalidTypeError(f"budget_leases must be a BudgetLeases, not {type_name(leases)}")
         window, *others = limits.windows
         if others:
             raise InvalidValueError("budget_leases= goes with a limit of the tokens of the window, and no other window")

@@ -52,7 +52,7 @@ class RedisChatMemory(Face[AsyncRedisChatMemory]):
         self,
         conversation_id: str,
         role: str,
-        content: str | list[dict[str, Any]] | None,
+        content: str | list[dict[str, Any]],
         *,
         user_id: str | None = None,
         request_id: str | None = None,

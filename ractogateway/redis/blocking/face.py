@@ -8,13 +8,14 @@ from typing import Any, Generic, Self, TypeVar
 
 from ractogateway._blocking_in_loop import check_running_loop
 from ractogateway._driving import drive
+from ractogateway._refusing import OfOneProcess
 from ractogateway.redis._core import Core
 
 C = TypeVar("C", bound=Core)
 T = TypeVar("T")
 
 
-class Face(Generic[C]):
+class Face(OfOneProcess, Generic[C]):
     """A core behind blocking methods, and its awaitable twin."""
 
     _driven: Callable[..., C]

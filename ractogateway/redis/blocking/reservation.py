@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from ractogateway._refusing import OfOneProcess
 from ractogateway.redis._limiter.reservations import AsyncReservation
 from ractogateway.redis.blocking.face import run_blocking
 from ractogateway.redis.config import RateLimitDecision
@@ -11,7 +12,7 @@ from ractogateway.redis.config import RateLimitDecision
 __all__ = ["Reservation"]
 
 
-class Reservation:
+class Reservation(OfOneProcess):
     """Tokens that were charged for work to come: `AsyncReservation` for blocking callers.
 
     The first of `settle` and `cancel` counts. A block (``with``) that ends without either keeps the charge. Entering a

@@ -17,7 +17,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import anyio.to_thread
 from redis import exceptions as redis_errors
@@ -84,17 +84,48 @@ class ServerAddress(Address):
 def check_options(url: str, credentials: Credentials | None) -> None:
     """Refuse what redis-py would not understand."""
     options: dict[str, Any] = {}
-    try:
-        parts = urlsplit(url)
-        database = parts.path.strip("/") if parts.scheme in ("redis", "rediss") else ""
-        if database and not (database.isascii() and database.isdigit()):
-            raise ValueError  # noqa: TRY301 - redis-py would silently take database 0
-        options = dict(redis_connection.parse_url(url))
-        _build(url, 3, None)
-    except (ValueError, TypeError):
-        raise InvalidValueError("url has a port, a database or an option that redis-py does not understand") from None
+    fault = _fault_of_places(url)
+    if fault is None:
+        try:
+            options = dict(redis_connection.parse_url(url))
+            _build(url, 3, None)
+        except (ValueError, TypeError, AttributeError, redis_errors.RedisError):
+            fault = _fault_of_options(url)
+    if fault is not None:
+        raise InvalidValueError(f"url has {fault}")
     if credentials is not None and (options.get("username") or options.get("password")):
         raise InvalidValueError("give either a password in url or a credential_provider, not both")
+
+
+def _fault_of_places(url: str) -> str | None:
+    """What is wrong with host, port and database. Their text is not shown: it may be the rest of a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a host that cannot be read; an IPv6 address stands in brackets"
+    try:
+        _ = parts.port
+    except ValueError:
+        return "a port that is no number up to 65535; in a password, characters like / and # are written as %2F and %23"
+    database = parts.path.strip("/") if parts.scheme in ("redis", "rediss") else ""
+    if database and not (database.isascii() and database.isdigit()):  # redis-py would silently take database 0
+        return "a database that is no number"
+    return None
+
+
+def _fault_of_options(url: str) -> str:
+    """What is wrong with the query of a URL that redis-py refuses. Names that it does not know are not shown either."""
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query))
+    for name, parse in redis_connection.URL_QUERY_ARGUMENT_PARSERS.items():
+        try:
+            if name in given:
+                parse(given[name])
+        except ValueError:
+            return f"an option {name} with a value that redis-py does not understand"
+    if parts.scheme == "redis" and any(name.startswith("ssl_") for name in given):
+        return "an option of TLS, which is for rediss://"
+    return "an option that redis-py does not know, or that cannot have this value"
 
 
 async def open_connection(
@@ -134,7 +165,7 @@ async def closed_on_failure(connection: Any, seconds: float) -> AsyncIterator[No
         raise
     except (redis_errors.RedisError, OSError, EOFError) as error:
         await disconnect_quietly(connection)
-        raise failures.connect_error(error) from error
+        raise failures.connect_error(error, failures.place_of(connection)) from error
     except BaseException:
         await disconnect_quietly(connection)
         raise

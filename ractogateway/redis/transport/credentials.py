@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import anyio.to_thread
 
+from ractogateway._checks import type_name
 from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import InvalidTypeError, NotSent
 from ractogateway.redis.transport import failures
@@ -134,7 +135,7 @@ def credentials_of(provider: object) -> Credentials:
         InvalidTypeError: it is no credential provider.
     """
     if not callable(getattr(provider, "get_credentials", None)):
-        raise InvalidTypeError(f"credential_provider must be a redis.CredentialProvider, not {type(provider).__name__}")
+        raise InvalidTypeError(f"credential_provider must be a redis.CredentialProvider, not {type_name(provider)}")
     with _known_lock:
         # A number is some other object's only after this one, and with it its entry, is gone.
         found = _known.get(id(provider))

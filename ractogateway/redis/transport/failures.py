@@ -6,6 +6,10 @@ arguments may be prompts. Its first word, the error code, is.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import socket
 import ssl
 
 from redis import exceptions as redis_errors
@@ -34,6 +38,9 @@ RETRY_LATER = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "RE
 WRITES_REFUSED = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 """Codes of a server that says so at once, and reads on."""
 
+_MOST_CAUSES = 16
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+
 _NOT_READY = RETRY_LATER | WRITES_REFUSED | {"BUSY", "UNKILLABLE"}
 _REJECTED = "Redis rejected the user name or password"
 _AUTHENTICATION = {
@@ -47,6 +54,8 @@ _FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script 
 
 _PASSWORD_WANTED = ("Authentication required", "HELLO must be called with the client already authenticated")
 """NOAUTH, without its code."""
+
+_NO_DATABASE = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
 
 _ENDED_AT_ONCE = ("Connection closed", "Error while reading")
 """How redis-py words that the other side took the connection and hung up."""
@@ -74,7 +83,7 @@ _CODE_OF_CLASS: tuple[tuple[str, str], ...] = (
 
 def server_error_code(error: Exception) -> str:
     """The first word of the server's error, e.g. ``NOSCRIPT``; ``ERR`` where there is none."""
-    text = str(error).removeprefix("ERR ")
+    text = _text_of(error)
     if text.removeprefix("NOAUTH ").startswith(_PASSWORD_WANTED):
         return "NOAUTH"
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -83,8 +92,14 @@ def server_error_code(error: Exception) -> str:
             return code
     if text.startswith(_FORBIDDEN_IN_SCRIPT):
         return "NOPERM"
+    if text.startswith(_NO_DATABASE):
+        return "ERR"
     word = text.split(" ", 1)[0].rstrip(":")
     return word if word.isalpha() and word.isupper() else "ERR"
+
+
+def _text_of(error: Exception) -> str:
+    return str(error).removeprefix("ERR ")
 
 
 def server_error(error: Exception) -> StoreError:
@@ -99,10 +114,15 @@ def server_error(error: Exception) -> StoreError:
     if code == "WRONGTYPE":
         text = "a key under this prefix holds a value of another type: does something else write there?"
         return WrongKeyType(text, code=code)
+    return StoreRefused(_why_refused(code, error), code=code)
+
+
+def _why_refused(code: str, error: Exception) -> str:
+    if _text_of(error).startswith(_NO_DATABASE):
+        return "Redis has no database of this number: its index is out of range (a cluster has database 0 alone)"
     if code in ("MOVED", "ASK"):
-        text = "this server is a node of a cluster: connect to it with redis+cluster:// or a RedisCluster"
-        return StoreRefused(text, code=code)
-    return StoreRefused(f"Redis refused a command ({code})", code=code)
+        return "this server is a node of a cluster: connect to it with redis+cluster:// or a RedisCluster"
+    return f"Redis refused a command ({code})"
 
 
 def is_server_error(error: Exception) -> bool:
@@ -113,19 +133,49 @@ def is_server_error(error: Exception) -> bool:
     )
 
 
-def connect_error(error: Exception) -> StoreError:
-    """A connection that could not be made."""
+def place_of(connection: object) -> str | None:
+    """Where a connection of redis-py leads, as errors may show it."""
+    path = getattr(connection, "path", None)
+    if path is not None:
+        return f"the socket {path}"
+    host = getattr(connection, "host", None)
+    shown = f"[{host}]" if ":" in str(host) else host
+    return None if host is None else f"{shown}:{getattr(connection, 'port', None)}"
+
+
+def connect_error(error: Exception, place: str | None = None) -> StoreError:
+    """A connection that could not be made, to ``place``."""
+    at = f" at {place}" if place else ""
     if is_server_error(error):
         return server_error(error)
     if _has_certificate_error(error):
         return CertificateRejected("the TLS certificate of Redis could not be verified")
     if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
-        return NotSent("connecting to Redis took too long")
+        return NotSent(f"connecting to Redis{at} took too long")
     if isinstance(error, redis_errors.InvalidResponse):
-        return NotSent("what answers there does not speak the protocol of Redis")
+        return NotSent(f"what answers{at or ' there'} does not speak the protocol of Redis")
     if isinstance(error, redis_errors.ConnectionError) and str(error).startswith(_ENDED_AT_ONCE):
-        return NotSent("the other side hung up instead of answering: it may want TLS (rediss://)")
-    return NotSent(f"could not connect to Redis ({type(error).__name__})")
+        return NotSent(f"the other side{at} hung up instead of answering: it may want TLS (rediss://)")
+    return NotSent(f"could not connect to Redis{at} ({_what_the_system_says(error)})")
+
+
+def _what_the_system_says(error: BaseException) -> str:
+    """In its own fixed words: those of redis-py and asyncio repeat addresses."""
+    kind = type(error).__name__
+    for _ in range(_MOST_CAUSES):
+        if isinstance(error, socket.gaierror):
+            return "no name server answered" if error.errno == socket.EAI_AGAIN else "the name of the host is not known"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS: {error.reason or type(error).__name__}"
+        if isinstance(error, OSError):
+            told = _NUMBER.search(str(error))  # asyncio's, of several addresses, has none of its own
+            number = error.errno or (int(told[1]) if told else 0)
+            return os.strerror(number).lower() if number in errno.errorcode else type(error).__name__
+        below = error.__cause__ or error.__context__
+        if below is None:
+            break
+        error = below
+    return kind
 
 
 def lost_connection(error: BaseException) -> OutcomeUnknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from ractogateway._checks import type_name
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport.asyncio_port import AsyncClientPort, AsyncioPort, WorkerThreadPort
@@ -52,7 +53,7 @@ def _ways(url: str | None, options: RedisOptions | None, limits: TimeLimits) -> 
     if options is None:
         options = RedisOptions()
     elif not isinstance(options, RedisOptions):
-        raise InvalidTypeError(f"options must be a RedisOptions, not {type(options).__name__}")
+        raise InvalidTypeError(f"options must be a RedisOptions, not {type_name(options)}")
     # Patience is each object's own affair; objects that differ in nothing else share their connections.
     shared = RedisOptions(**options.model_dump(exclude={"timeout_seconds", "breaker_failures", "breaker_seconds"}))
     provider = options.credential_provider  # left out of the dump

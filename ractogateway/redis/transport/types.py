@@ -11,6 +11,7 @@ import redis.asyncio.cluster
 import redis.client
 import redis.cluster
 
+from ractogateway._checks import type_name
 from ractogateway.errors import InvalidTypeError
 
 BlockingClient: TypeAlias = redis.Redis | redis.cluster.RedisCluster
@@ -35,7 +36,7 @@ def check_blocking_client(client: object) -> None:
             "or pass a redis.Redis here"
         )
     if not isinstance(client, _BLOCKING):
-        raise InvalidTypeError(f"client must be a redis.Redis or a RedisCluster, not {type(client).__name__}")
+        raise InvalidTypeError(f"client must be a redis.Redis or a RedisCluster, not {type_name(client)}")
 
 
 def check_async_client(client: object) -> None:
@@ -48,7 +49,7 @@ def check_async_client(client: object) -> None:
         )
     if not isinstance(client, _AWAITED):
         raise InvalidTypeError(
-            f"client must be a redis.asyncio.Redis or a redis.asyncio RedisCluster, not {type(client).__name__}"
+            f"client must be a redis.asyncio.Redis or a redis.asyncio RedisCluster, not {type_name(client)}"
         )
 
 

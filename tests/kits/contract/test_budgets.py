@@ -47,6 +47,7 @@ def test_a_refusal_comes_before_the_provider_is_asked(ask, make_kit, endpoint, t
         ask(make_kit(), question())
     assert (e.value.decision.violated, e.value.decision.remaining) == ("tokens_per_window", 100)
     assert 0 < e.value.decision.retry_after_seconds <= 60
+    assert "of the tokens are for the answer: ChatConfig.max_tokens" in e.value.__notes__[0]
     assert (endpoint.requests, tools.spent(), tools.said()) == (0, LIMIT - 100, [])
 
 

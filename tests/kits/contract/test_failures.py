@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import re
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 from kit_wires import HELLO
+from secrecy import SECRET_ANSWER, SECRET_PASSWORD, SECRET_PROMPT
 
+from ractogateway._kit.failures import details_of
 from ractogateway.cache import ExactMatchCache
 from ractogateway.errors import (
     InvalidTypeError,
@@ -69,14 +74,72 @@ def test_a_silent_provider_is_a_timeout(ask, make):
 def test_nobody_listens(ask, make):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ProviderConnectionError):
-        ask(make(base_url=f"http://127.0.0.1:{port}"), HELLO)
+    kit = make(base_url=f"http://me:{SECRET_PASSWORD}@127.0.0.1:{port}/{SECRET_ANSWER}?key={SECRET_PASSWORD}")
+    what = rf" at 127\.0\.0\.1:{port} failed .*ConnectionRefusedError\)$"
+    with pytest.raises(ProviderConnectionError, match=what) as e:
+        ask(kit, HELLO)
+    assert e.value.details is None
 
 
-@pytest.mark.parametrize("model", ["cut", "garbage"])
-def test_an_answer_that_breaks_off_or_is_no_json(ask, make, model):
-    with pytest.raises(ProviderConnectionError):
+def test_a_host_that_nobody_knows_is_named(ask, make, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ProviderConnectionError, match=r" at nowhere\.invalid:443 failed .*gaierror\)$"):
+        ask(make(base_url="https://nowhere.invalid/v1"), HELLO)
+
+
+@pytest.mark.parametrize(("model", "why"), [("cut", r"failed or broke \(\w+Error\)"), ("garbage", "is not JSON")])
+def test_an_answer_that_breaks_off_or_is_no_json(ask, make, endpoint, model, why):
+    where = re.escape(urlsplit(endpoint.base_url).netloc)
+    with pytest.raises(ProviderConnectionError, match=rf"the provider at {where} {why}$"):
         ask(make(model), HELLO)
+
+
+def test_what_the_provider_said_is_kept_where_no_text_shows_it(ask, make, endpoint):
+    with pytest.raises(ProviderError) as e:
+        ask(make("error-400"), HELLO.model_copy(update={"user_message": SECRET_PROMPT}))
+    said = e.value.details
+    assert SECRET_PROMPT in said.message
+    assert endpoint.api_key in str(said.body), "it quotes the key, as real ones do"
+    assert said.type
+    again = pickle.loads(pickle.dumps(e.value))
+    assert again.details == said
+    for shown in (str(e.value), repr(e.value), repr(e.value.args), repr(vars(e.value)), repr(said), str(said)):
+        assert "secret-" not in shown
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "kind", "code", "param"),
+    [
+        ({"message": "m", "type": "t", "code": "c", "param": "p"}, "m", "t", "c", "p"),
+        ({"type": "error", "error": {"type": "t", "message": "m"}, "request_id": "r"}, "m", "t", None, None),
+        (
+            {
+                "error": {
+                    "code": 400,
+                    "status": "INVALID_ARGUMENT",
+                    "message": "m",
+                    "details": [{"reason": "x"}, None, {"fieldViolations": [5, {"field": "contents"}]}],
+                }
+            },
+            "m",
+            "INVALID_ARGUMENT",
+            400,
+            "contents",
+        ),
+        ("<html>", None, None, None, None),
+        ({"error": ["m"], "message": 5, "code": []}, None, None, None, None),
+    ],
+)
+def test_what_providers_say_in_their_own_shapes(body, message, kind, code, param):
+    said = details_of(body)
+    assert (said.message, said.type, said.code, said.param, said.body) == (message, kind, code, param, body)
+
+
+def test_nothing_said_is_nothing_kept():
+    assert details_of(None) is details_of("") is None
 
 
 @pytest.mark.parametrize(

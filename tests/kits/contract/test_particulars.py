@@ -175,7 +175,7 @@ def test_google_says_in_its_body_when_to_come_back():
 
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17.5s"}]
     body = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "CANARY", "details": details}}
-    error = translate(ClientError(429, body))
+    error = translate(ClientError(429, body), "host:443")
     assert isinstance(error, ProviderRateLimited)
     assert (error.status, error.retry_after_seconds) == (429, 17.5)
     assert str(error) == "the provider answered with HTTP status 429 (RESOURCE_EXHAUSTED)"
