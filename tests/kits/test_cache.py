@@ -563,7 +563,7 @@ def test_async_methods_take_an_async_core(make_kit, endpoint, asks, method):
 @pytest.mark.parametrize("method", ["chat", "stream"])
 def test_blocking_methods_refuse_an_async_core_before_anything_is_sent(make_kit, endpoint, method):
     kit = make_kit(exact_cache=AsyncCore())
-    with pytest.raises(InvalidTypeError, match="AsyncCore, which is async"):
+    with pytest.raises(InvalidTypeError, match=r"exact_cache is async \(AsyncCore\): use achat"):
         getattr(kit, method)(ChatConfig(user_message="Hello"))
     assert endpoint.requests == 0
 
