@@ -180,7 +180,7 @@ def test_the_cache_waits_less_when_it_is_connected(victim, face):
     """Without options: 0.1 s, and 0.4 s while a connection has to be made."""
     with Proxy(victim.url) as proxy, ExitStack() as stack:
         make = Maker(face, proxy, stack)
-        cache = make("cache", on_outage="raise")
+        cache = make("cache", on_outage="raise", options=None)
         call = lambda: cache.get(*REQUEST)  # noqa: E731 - called in three places
         wait_until(lambda: not isinstance(outcome(call).result, Exception), what="a connection")
         proxy.faults(swallow=True)
