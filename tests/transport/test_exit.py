@@ -283,3 +283,28 @@ def test_the_exit_does_not_wait_for_a_server_that_is_away(any_server):
         start = time.monotonic()
         assert finish_script(process, "\n") == "done\n"
         assert time.monotonic() - start < 5.0
+
+
+def test_a_finalizer_that_calls_when_all_else_has_ended(any_server):
+    """Neither a private thread nor modules are left; it may fail, and the program ends."""
+    source = """
+        import gc
+
+        gc.disable()
+        cache = new_cache(timeout_seconds=1.0)
+        fill(cache, 1)
+
+        class Last:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self):
+                try:
+                    ask(cache, [0])
+                except Exception:
+                    pass
+
+        Last()
+        print("done")
+    """
+    assert run_script(source, any_server.url) == "done\n"

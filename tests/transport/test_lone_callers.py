@@ -42,6 +42,8 @@ def test_a_reader_that_gives_up_between_its_replies(any_server):
         late = outcome(lambda: run_many(hasty, echo(b"first"), slow, echo(b"last")))
         assert isinstance(late.result, StoreTimeout)
         assert run_many(patient, echo(b"a"), echo(b"b")) == [b"a", b"b"]
+    # Nothing takes up room that was given back.
+    assert [wire_of(port)._commands_in_flight for port in (patient, hasty)] == [0, 0]
 
 
 def test_a_reply_that_comes_in_pieces(any_server):

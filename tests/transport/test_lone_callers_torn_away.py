@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from probing import (
@@ -139,27 +140,38 @@ def test_a_signal_handler_that_takes_its_time(any_server):
         assert others == [b"other", True]
 
 
-@pytest.mark.parametrize("after", ["recv_into", "feed", "gets"])
-def test_a_call_between_the_socket_and_the_replies(any_server, after):
-    """By a signal handler or finalizer, in the very thread that reads: the connection is given up, no caller is."""
+@pytest.mark.parametrize("lone", [True, False])
+def test_a_call_at_every_moment_of_a_call(any_server, lone):
+    """By a signal handler or finalizer, in the very thread: wherever that was, nobody waits for it."""
     port = blocking_port(any_server.url, 10.0, stall_seconds=60.0)
     run(port, put(b"key", b"value"))
-    alone(port)
-    heard: list[object] = []
+    moment, heard = 0, [b"value"]
 
-    def interrupt(_frame, event: str, argument: object) -> None:
-        if event == "c_return" and getattr(argument, "__name__", "") == after:
-            sys.setprofile(None)
-            heard.append(run(port, get(b"key")))
+    def interrupt(frame, event: str, _argument: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and "ractogateway" in frame.f_code.co_filename:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                heard.append(run(port, get(b"key")))
 
-    sys.setprofile(interrupt)
-    try:
-        ended = outcome(lambda: run(port, echo(b"below")))
-    finally:
-        sys.setprofile(None)
-    assert ended.result == b"below"
-    assert heard == [b"value"]
-    assert ended.seconds < AT_ONCE_SECONDS
+    with ThreadPoolExecutor(1) as another:
+        while heard:
+            assert heard == [b"value"]
+            heard.clear()
+            moment += 1
+            left = moment
+            if lone:
+                alone(port)
+            sys.setprofile(interrupt)
+            try:
+                ended = outcome(lambda: run(port, echo(b"below")))
+            finally:
+                sys.setprofile(None)
+            beside = another.submit(outcome, lambda: run(port, echo(b"beside"))).result()
+            assert (ended.result, beside.result) == (b"below", b"beside")
+            assert max(ended.seconds, beside.seconds) < AT_ONCE_SECONDS
+    assert moment > 30
 
 
 def test_a_signal_handler_that_forks(any_server):

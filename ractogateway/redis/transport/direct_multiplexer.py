@@ -9,8 +9,9 @@ Whose turn it is to read says ``_turn``: the loop's; nobody's (the loop has stop
 finds the connection idle writes and reads); or that of the caller whose exchange it holds. It changes hands under the
 gate. Such a caller takes its own replies only: what came behind them is left to the loop, in the parser.
 
-It reads in the *seat*, a lock that is free again whatever becomes of the caller, and only after a look at whose turn it
-is; the loop takes a caller's turn away only with the seat in its hand. ``_torn`` is set while bytes are on their way
+It reads in the *seat*, a lock, and only after a look at whose turn it is; the loop takes a caller's turn away only with
+the seat in its hand. Calls inside a call, which would wait for locks of their own thread, do not come here (see
+`ThreadPort`). ``_torn`` is set while bytes are on their way
 from the socket to the replies. Found set by whoever takes over, it means that an exception which a signal handler
 raised (Ctrl-C, a soft time limit) came in between, and that no position can be trusted any more.
 """
@@ -28,11 +29,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ractogateway._forking import renewed_after_fork
-from ractogateway.errors import StoreError
+from ractogateway.errors import NotSent, StoreError
 from ractogateway.redis.config import RedisOptions
 from ractogateway.redis.transport import failures
 from ractogateway.redis.transport.exchange import Exchange
-from ractogateway.redis.transport.multiplexer import MORE, Multiplexer, hiredis, ignore
+from ractogateway.redis.transport.multiplexer import MORE, Multiplexer, hiredis, ignore, packed
 
 _LOOP: Final = Exchange(())
 """Stands for the loop where an exchange stands for its caller."""
@@ -56,7 +57,6 @@ class DirectMultiplexer(Multiplexer):
         self._socket: socket.socket | None = None
         self._can_give = hasattr(select, "poll") and hasattr(self._reader, "has_data")
         self._turn: Exchange | None = _LOOP
-        self._reader_thread = 0  # of the last caller whose turn it was
         self._seat = threading.Lock()
         self._torn = False
         self._wanted = False  # the loop wants to read as soon as the caller who does is through
@@ -86,18 +86,15 @@ class DirectMultiplexer(Multiplexer):
         """Send at once, where the connection is idle; then `read`. False when the exchange has to be handed over to the
         loop instead; nothing was sent then.
         """
-        # A signal handler or a finalizer may interrupt this very thread inside the gate and come here: it must not
-        # wait.
         if self._in_flight or self._outbox or self._gate.locked():
-            if self._torn and self._reader_thread == threading.get_ident():
-                # It interrupted this very thread between the socket and the replies, and would wait for itself.
-                self._call_soon(self._abort, failures.lost_connection(InterruptedError()))
             return False
+        data = packed(exchange)
+        if not data:
+            return True  # it has ended
         # `with`: no exception of a signal handler comes between its acquiring and its block.
         with self._gate:
             if not self._idle() or (self._turn is not _LOOP and self._surprised()):
                 return False
-            data = b"".join(map(hiredis.pack_command, exchange.commands))
             self._sending = True
             self._last_progress = time.monotonic()
             self._in_flight.append(exchange)
@@ -106,8 +103,10 @@ class DirectMultiplexer(Multiplexer):
             self._lone_calls += 1
             try:
                 written = self._socket.send(data)  # type: ignore[union-attr]
-            except (BlockingIOError, ConnectionError):  # full, or broken: the loop will find out which
+            except OSError:  # full, or broken: the loop will find out which
                 written = 0
+            except AttributeError:  # a signal handler has forked, and this is the child: the socket is its parent's
+                raise NotSent("the process was forked before the command was sent") from None
             if written < len(data):
                 self._rest = data[written:]
                 self._call_soon(self._write_rest)
@@ -115,7 +114,6 @@ class DirectMultiplexer(Multiplexer):
                 if self._stall_timer is None:
                     self._call_soon(self._ensure_watch)
                 if self._turn is None:
-                    self._reader_thread = threading.get_ident()
                     self._turn = exchange
             self._sending = False
         return True
@@ -126,7 +124,8 @@ class DirectMultiplexer(Multiplexer):
         """
         if self._turn is not exchange:
             return False
-        used, poll, self._poll, done, trouble = self._socket, self._poll, None, False, None
+        # Its own, should the loop have taken the turn and given it to the next caller meanwhile.
+        used, poll, self._poll, done, trouble = self._socket, self._poll or self._new_poll(), None, False, None
         try:
             while not done and self._turn is exchange and (left := deadline - time.monotonic()) > 0:
                 # Signal handlers run inside of this: after one the waiting goes on, though the replies may be gone.

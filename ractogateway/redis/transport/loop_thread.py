@@ -82,7 +82,7 @@ class LoopThread:
     _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self) -> None:
-        if threads_are_patched():
+        if threads_are_patched() or sys.is_finalizing():  # Python 3.11 would wait for ever for the thread to start
             raise NoThread
         self._inbox: deque[tuple[Lane, Exchange]] = deque()
         self._awake = False
@@ -119,6 +119,11 @@ class LoopThread:
                     else:
                         thread = cls.current = made
         return thread
+
+    @property
+    def ident(self) -> int | None:
+        """See `threading.Thread.ident`."""
+        return self._thread.ident
 
     @property
     def alive(self) -> bool:

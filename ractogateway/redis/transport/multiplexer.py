@@ -46,13 +46,13 @@ def ignore(_push: Any) -> None:
     return None
 
 
-def _packed(exchange: Exchange) -> bytes:
+def packed(exchange: Exchange) -> bytes:
     """The commands as bytes; nothing where they cannot be encoded, which the caller has been told then."""
     commands = exchange.commands
     try:
         if len(commands) == 1:
-            packed: bytes = hiredis.pack_command(commands[0])
-            return packed
+            data: bytes = hiredis.pack_command(commands[0])
+            return data
         return b"".join(map(hiredis.pack_command, commands))
     except Exception:  # noqa: BLE001 - a bug above us, which is its caller's, and nobody else's in whose turn it is sent
         exchange.finish(RactoGatewayError("a command holds something that cannot be sent"))
@@ -161,10 +161,10 @@ class Multiplexer(asyncio.BufferedProtocol):
             room = self._max_in_flight - self._commands_in_flight
             while outbox and room > 0:
                 exchange = outbox[0]  # where whoever ends the connection finds it, should packing be interrupted
-                packed = _packed(exchange)
+                data = packed(exchange)
                 outbox.popleft()
-                if packed and exchange.claim():
-                    pieces.append(packed)
+                if data and exchange.claim():
+                    pieces.append(data)
                     in_flight.append(exchange)
                     room -= len(exchange.commands)
             self._commands_in_flight = self._max_in_flight - room
@@ -206,7 +206,7 @@ class Multiplexer(asyncio.BufferedProtocol):
 
     def _hand_out(self) -> None:
         gets, in_flight, push, error = self._reader.gets, self._in_flight, self._push, failures.ErrorReply
-        position, handed_out = self._position, 0
+        position = self._position
         while (reply := gets()) is not MORE:
             kind = reply.__class__
             if kind is push:
@@ -216,16 +216,15 @@ class Multiplexer(asyncio.BufferedProtocol):
             replies = exchange.replies
             replies[position] = reply
             position += 1
-            handed_out += 1
             if position == len(replies):
                 in_flight.popleft()
+                self._commands_in_flight -= position
                 position = 0
                 exchange.finish()
             if kind is error and failures.server_error_code(reply) == "READONLY":
                 # A primary that became a replica: the next connection may lead to its successor.
                 self.usable = False
         self._position = position
-        self._commands_in_flight -= handed_out
         if not self.usable and not in_flight:
             self._transport.abort()
 

@@ -1,7 +1,9 @@
 """The port of blocking callers without a client of their own.
 
 Where no private thread can be had, a plain redis-py client stands in for it: late in the exit of the interpreter, and
-in processes whose threads are greenlets (gevent, eventlet), where its sockets let the other greenlets run.
+in processes whose threads are greenlets (gevent, eventlet), where its sockets let the other greenlets run. It does so,
+too, for a call inside a call: of a signal handler, or of a finalizer that the garbage collector runs there. The thread
+may hold a lock that the inner call, or the private thread for it, would wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ractogateway._forking import renewed_after_fork
 from ractogateway.errors import InvalidValueError, NotSent, RactoGatewayError, StoreTimeout
 from ractogateway.redis.transport.asyncio_port import AsyncioPort
 from ractogateway.redis.transport.blocking_port import BlockingPort
@@ -33,6 +36,21 @@ from ractogateway.redis.transport.sentinel import SentinelAddress
 from ractogateway.redis.transport.types import BlockingClient
 
 T = TypeVar("T")
+
+
+class _Callers:
+    """The threads that are in the middle of a call."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        renewed_after_fork(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: the others do not exist."""
+        self.threads.intersection_update({threading.get_ident()})
+
+
+_callers = _Callers()
 
 
 class ThreadPort(BlockingPort, RetryingPort):
@@ -53,12 +71,12 @@ class ThreadPort(BlockingPort, RetryingPort):
     # Not coroutine functions: one more coroutine around each call would cost as much as all else that is done here.
 
     def run(self, call: Call[T]) -> Coroutine[Any, Any, T]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().run(call) if self._thread_runs() else self._spare_port().run(call)
+        return super().run(call) if self._thread_serves() else self._spare_port().run(call)
 
     def run_many(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, calls: Sequence[Call[Any]]
     ) -> Coroutine[Any, Any, list[Any]]:
-        return super().run_many(calls) if self._thread_runs() else self._spare_port().run_many(calls)
+        return super().run_many(calls) if self._thread_serves() else self._spare_port().run_many(calls)
 
     def every(self, interval_seconds: float, call: Call[bool]) -> Heartbeat:
         try:
@@ -82,8 +100,11 @@ class ThreadPort(BlockingPort, RetryingPort):
         return lane
 
     @staticmethod
-    def _thread_runs() -> bool:
-        thread = LoopThread.current
+    def _thread_serves() -> bool:
+        """Whether there is a private thread for this caller."""
+        thread, own = LoopThread.current, threading.get_ident()
+        if own in _callers.threads or (thread is not None and thread.ident == own):
+            return False
         if thread is None or not thread.alive:
             try:
                 LoopThread.get()
@@ -103,6 +124,14 @@ class ThreadPort(BlockingPort, RetryingPort):
 
     def _send(self, commands: Sequence[Command], *, bulky: bool, deadline: float | None = None) -> SentExchange:
         """Send and wait: time passes here, in the calling thread, and whoever awaits the result does not wait."""
+        own = threading.get_ident()
+        try:
+            _callers.threads.add(own)
+            return self._send_and_wait(commands, bulky=bulky, deadline=deadline)
+        finally:
+            _callers.threads.discard(own)
+
+    def _send_and_wait(self, commands: Sequence[Command], *, bulky: bool, deadline: float | None) -> SentExchange:
         lane = self._lane(bulky=bulky)
         link = lane.link()
         now = time.monotonic()
