@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -102,6 +103,10 @@ class Side(ABC):
         """Call a function of ours that keeps the processor busy."""
 
     @abstractmethod
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+
+    @abstractmethod
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop in which the caller waits; None for one that blocks, whatever runs around it."""
 
@@ -156,6 +161,9 @@ class BlockingSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return function()
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - it is driven, in a thread that may block
 
     def loop(self) -> None:
         return None
@@ -217,6 +225,9 @@ class AsyncSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return await _in_thread(function)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
