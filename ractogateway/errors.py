@@ -184,9 +184,9 @@ class TurnNotRemembered(RactoGatewayError):
 
     A `RevisionConflict`: the conversation was cleared, replaced or otherwise rewritten meanwhile, and holds nothing of
     this turn. A `StoreUnavailable`: nobody knows, if its ``may_have_applied`` says so; ``memory.extend(conversation_id,
-    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (With
-    ``user_id=``, as the request had it, the conversation becomes that user's if it is nobody's yet; one that is somebody
-    else's raises `ForeignConversation`, and is written to without.)
+    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (Name the
+    user, too, if the request did: ``user_id=``. Of a conversation that belongs to somebody else, that raises
+    `ForeignConversation`: write once more without.)
 
     ``response`` is the answer, which was paid for; ``turn`` the messages that were to be appended.
     """

@@ -79,7 +79,7 @@ def test_a_limiter_that_hangs_holds_no_answer_back_for_long(make_kit, monkeypatc
         decision = SimpleNamespace(allowed=True)
 
         def __init__(self) -> None:
-            self.goes_on = asyncio.Event()
+            self.goes_on, self.has_settled = asyncio.Event(), asyncio.Event()
 
         async def consume(self, _user_id: str, _tokens: int = 1) -> Any:
             raise NotImplementedError
@@ -90,6 +90,7 @@ def test_a_limiter_that_hangs_holds_no_answer_back_for_long(make_kit, monkeypatc
         async def settle(self, actual_tokens: int) -> bool:
             await self.goes_on.wait()
             settled.append(actual_tokens)
+            self.has_settled.set()
             return True
 
     async def main() -> None:
@@ -99,8 +100,7 @@ def test_a_limiter_that_hangs_holds_no_answer_back_for_long(make_kit, monkeypatc
             assert (answer.gateway.settled_tokens, settled) == (None, [])
         finally:
             limiter.goes_on.set()
-        while not settled:
-            await asyncio.sleep(0.001)
+        await asyncio.wait_for(limiter.has_settled.wait(), 10.0)
         assert settled == [answer.usage.total_tokens]
 
     asyncio.run(main())
