@@ -157,12 +157,16 @@ class RateLimitExceeded(RactoGatewayError):
 
 
 def _why(decision: RateLimitDecision, tokens: int | None) -> str:
-    limit = decision.violated
-    if math.isfinite(decision.retry_after_seconds):
-        return f"{f' ({limit})' if limit else ''}; retry after {decision.retry_after_seconds:.3f} s"
+    # Of a limiter of somebody else's a decision may say less than ours.
+    limit, retry_after = getattr(decision, "violated", None), getattr(decision, "retry_after_seconds", None)
+    if retry_after is None:
+        return f" ({limit})" if limit else ""
+    if math.isfinite(retry_after):
+        return f"{f' ({limit})' if limit else ''}; retry after {retry_after:.3f} s"
     cost = "the cost" if tokens is None else f"a cost of {tokens:,} tokens"
-    size = f" ({decision.limit:,})" if limit == "tokens_per_window" else ""  # of other limits it is not known here
-    spell = " while Redis is away" if decision.degraded else ""  # a process alone may have a share of the limit only
+    allowance = getattr(decision, "limit", None) if limit == "tokens_per_window" else None  # others are not known here
+    size = "" if allowance is None else f" ({allowance:,})"
+    spell = " while Redis is away" if getattr(decision, "degraded", False) else ""  # a process may have a share only
     return f": {cost} is above {limit or 'the limit'}{size}, so no retry can help{spell}"
 
 
@@ -180,8 +184,9 @@ class TurnNotRemembered(RactoGatewayError):
 
     A `RevisionConflict`: the conversation was cleared, replaced or otherwise rewritten meanwhile, and holds nothing of
     this turn. A `StoreUnavailable`: nobody knows, if its ``may_have_applied`` says so; ``memory.extend(conversation_id,
-    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (Name the user
-    there, too, if the request did: ``user_id=``.)
+    error.turn, request_id=error.request_id)`` within the hour writes the turn, and never a second time. (Name the
+    user, too, if the request did: ``user_id=``. Of a conversation that belongs to somebody else, that raises
+    `ForeignConversation`: write once more without.)
 
     ``response`` is the answer, which was paid for; ``turn`` the messages that were to be appended.
     """

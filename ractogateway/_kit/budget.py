@@ -83,15 +83,16 @@ class Budget:
         if self.given is not None and config.user_id is None:
             raise InvalidValueError("ChatConfig.user_id is needed: the kit has a rate_limiter, and somebody has to pay")
 
-    def charge(self, asking: Asking, request: Request, notes: Notes) -> Charge:
-        """The reservation of one call, to be entered."""
-        return Charge(self, asking, request, notes)
+    def charge(self, asking: Asking, request: Request, notes: Notes, *, has_answer: bool = True) -> Charge:
+        """The reservation of one call, to be entered. ``has_answer``: whether part of it is for an answer."""
+        return Charge(self, asking, request, notes, has_answer=has_answer)
 
 
 class Charge:
     """A call's reservation: made when it is entered, ended when it is left."""
 
-    def __init__(self, budget: Budget, asking: Asking, request: Request, notes: Notes) -> None:
+    def __init__(self, budget: Budget, asking: Asking, request: Request, notes: Notes, *, has_answer: bool) -> None:
+        self._has_answer = has_answer
         self._budget = budget
         self._asking = asking
         self._request = request
@@ -116,7 +117,9 @@ class Charge:
         self._notes.decision = reservation.decision
         if not reservation.decision.allowed:
             refusal = RateLimitExceeded(reservation.decision, tokens=tokens)
-            refusal.add_note(f"{answer:,} of the tokens are for the answer: ChatConfig.max_tokens, or what extra says")
+            if self._has_answer:
+                whence = "ChatConfig.max_tokens, or what extra says"
+                refusal.add_note(f"{answer:,} of the tokens are for the answer: {whence}")
             raise refusal
         self._reservation = reservation
         return self

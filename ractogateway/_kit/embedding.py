@@ -44,7 +44,7 @@ class Embedding:
         if user_id is None or self._budget.given is None:
             return False
         if blocking:
-            self._budget.given.check_blocking()
+            self._budget.given.check_blocking("aembed")
             check_running_loop("await aembed instead")
         return True
 
@@ -66,7 +66,7 @@ class Embedding:
         config = ChatConfig(user_message="".join(texts), user_id=user_id, max_tokens=1)
         request = Request(config, {}, lambda asked: identify(asked, model=self._preparation.model, system_prompt=""))
         async with Notes(self._preparation.model, [asking.meter]) as notes:
-            async with self._budget.charge(asking, request, notes):
+            async with self._budget.charge(asking, request, notes, has_answer=False):
                 sent = asking.meter.began(request, nothing)
                 try:
                     answer = await ask()

@@ -50,11 +50,11 @@ class Given:
         self._needed = tuple(needed)
         self._has_core: bool | None = None
 
-    def check_blocking(self) -> None:
-        """Refuse an async core before anything is sent: a blocking call cannot await it."""
+    def check_blocking(self, instead: str = "achat or astream") -> None:
+        """Refuse an async core before anything is sent: a blocking call cannot await it. ``instead`` can."""
         if self.is_async:
             raise InvalidTypeError(
-                f"{self.argument} is async ({type(self.face).__name__}): use achat or astream, "
+                f"{self.argument} is async ({type(self.face).__name__}): use {instead}, "
                 "or pass its blocking face, which serves both"
             )
 

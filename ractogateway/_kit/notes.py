@@ -73,6 +73,7 @@ class Notes:
         if not _log.isEnabledFor(logging.DEBUG):
             return
         decision = self.decision
+        is_degraded = getattr(decision, "degraded", False)  # a limiter that is not ours need not say
         _log.debug(
             "a call of model %s ended: %s; provider calls %d, cached %s, allowed %s, reserved %s, settled %s, "
             "history %s, revision %s, %.1f ms",
@@ -80,7 +81,7 @@ class Notes:
             "answered" if kind is None else kind.__name__,
             self.calls,
             self.cached,
-            None if decision is None else f"{decision.allowed}{' (degraded)' if decision.degraded else ''}",
+            None if decision is None else f"{decision.allowed}{' (degraded)' if is_degraded else ''}",
             self.reserved_tokens,
             self.settled_tokens,
             self.history_messages,

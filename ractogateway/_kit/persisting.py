@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio import CancelScope, move_on_after
 
-__all__ = ["persist", "start"]
+__all__ = ["begin", "persist", "start"]
 
 _running: set[asyncio.Task[None]] = set()  # a loop itself refers to its tasks weakly
 
@@ -28,6 +28,29 @@ def start(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> asyn
     task = asyncio.get_running_loop().create_task(run())
     _running.add(task)
     task.add_done_callback(_running.discard)
+    return task
+
+
+async def begin(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> asyncio.Task[None]:
+    """`start` work, and return when it has begun.
+
+    A task that is cancelled together with all others (by `asyncio.run`, when it ends) before its first step never takes
+    one. That who began it is cancelled then, too, is how it is known; and who is cancelled waits for the work.
+    """
+    has_begun = False
+
+    async def noted() -> None:
+        nonlocal has_begun
+        has_begun = True
+        await work()
+
+    task = start(noted, seconds)
+    try:
+        await asyncio.sleep(0)  # its first step comes before our next
+    except asyncio.CancelledError:
+        if not has_begun:
+            await persist(work, seconds)
+        raise
     return task
 
 

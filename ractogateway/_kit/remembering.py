@@ -4,8 +4,9 @@ The history is loaded, with its revision, before anything else is done; the whol
 results of tools, the answer) is appended by one write after the answer is there. A call that fails writes nothing.
 
 **Two calls of one conversation at once** do not see each other's turn. Both turns are kept, each whole, in the order
-in which their answers ended. But nothing is appended to a conversation that was cleared, replaced or popped
-meanwhile: that is a `TurnNotRemembered`.
+in which their answers ended (see `appending`). But nothing is appended to a conversation that was cleared, replaced or
+popped meanwhile: that is a `TurnNotRemembered`. And so it is where the memory cannot tell that from appending any more:
+where other kits or processes have appended dozens of turns during a single call of this one.
 
 **Whose a conversation is.** The write names `ChatConfig.user_id`, if the memory takes one: a conversation that was
 nobody's is that user's from then on, and an erasure of the user finds it. One that is somebody else's stays theirs, and
@@ -22,30 +23,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from ractogateway._kit.appending import Changes, Run, Runs, append
 from ractogateway._kit.given import Given, offers
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import (
-    ForeignConversation,
     InvalidValueError,
     RactoGatewayError,
-    RevisionConflict,
     TurnNotRemembered,
 )
 from ractogateway.messages import ChatConfig, LLMResponse, Message
 
 __all__ = ["AsyncChatMemory", "ChatMemory", "Remembered", "Remembering"]
-
-_TRIES = 16
-
-
-class _Changes(Protocol):
-    @property
-    def revision(self) -> int: ...
-    @property
-    def messages(self) -> list[dict[str, Any]]: ...
-    @property
-    def anew(self) -> bool: ...
 
 
 class ChatMemory(Protocol):
@@ -55,7 +44,7 @@ class ChatMemory(Protocol):
     makes the kit write once more without.
     """
 
-    def get_changes(self, conversation_id: str, since_revision: int) -> _Changes:
+    def get_changes(self, conversation_id: str, since_revision: int) -> Changes:
         """What was said after a revision; 0 for all."""
         ...
 
@@ -74,7 +63,7 @@ class ChatMemory(Protocol):
 class AsyncChatMemory(Protocol):
     """The same of an async core; `AsyncRedisChatMemory` is one."""
 
-    def get_changes(self, conversation_id: str, since_revision: int) -> Awaitable[_Changes]:
+    def get_changes(self, conversation_id: str, since_revision: int) -> Awaitable[Changes]:
         """As above."""
         ...
 
@@ -97,6 +86,7 @@ class Remembered:
     conversation_id: str
     messages: list[dict[str, Any]]
     revision: int
+    run: Run
 
 
 class Remembering:
@@ -107,6 +97,7 @@ class Remembering:
         like = "RedisChatMemory and AsyncRedisChatMemory"
         self._given = None if memory is None else Given("memory", memory, needed, like=like)
         self._takes_user: dict[type[Side], bool] = {}
+        self._runs = Runs()
 
     @property
     def given(self) -> Given | None:
@@ -146,7 +137,8 @@ class Remembering:
             # not matter: only that it is there.
             there = [{"role": "system", "content": ""} for message in changes.messages if _is_pinned(message)]
             await side.call(self._given, "check_messages", [*there, *known])
-        return Remembered(config.conversation_id, changes.messages, changes.revision)
+        run = self._runs.at(config.conversation_id, changes.revision)
+        return Remembered(config.conversation_id, changes.messages, changes.revision, run)
 
     async def keep(
         self, side: Side, config: ChatConfig, before: Remembered | None, response: LLMResponse
@@ -167,7 +159,8 @@ class Remembering:
         try:
             named = {"user_id": config.user_id} if config.user_id is not None and self._names(side, self._given) else {}
             write = partial(side.call, self._given, "extend", before.conversation_id, turn, request_id=request_id)
-            return await self._extend(side, self._given, before, write, named)
+            changes = partial(side.call, self._given, "get_changes", before.conversation_id)
+            return await append(side, write, changes, before.revision, before.run, named)
         except Exception as error:  # noqa: BLE001 - a memory may be anybody's, and the answer is paid for
             failure = TurnNotRemembered(
                 f"the answer is there, but its turn could not be appended to the conversation ({type(error).__name__})",
@@ -188,27 +181,6 @@ class Remembering:
             target = side.target(given)
             self._takes_user[kind] = _takes((given.face if target is None else target).extend, "user_id")
         return self._takes_user[kind]
-
-    @staticmethod
-    async def _extend(
-        side: Side, given: Given, before: Remembered, write: Callable[..., Awaitable[int]], named: Mapping[str, str]
-    ) -> int:
-        revision, tries = before.revision, _TRIES
-        while True:
-            try:
-                made = await write(expected_revision=revision, **named)
-            except ForeignConversation:
-                if not named:
-                    raise
-                named = {}
-            except RevisionConflict:
-                changes = await side.call(given, "get_changes", before.conversation_id, revision)
-                tries -= 1
-                if changes.anew or not tries:
-                    raise
-                revision = changes.revision
-            else:
-                return made
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

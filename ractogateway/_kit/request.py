@@ -295,14 +295,17 @@ def identify(
         variant: What a provider does differently with an equal config, see `Provider.variant`.
 
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
+
+    It is its own copy: a cache that changes what it is given (to keep something out of its log, say) changes nothing
+    that is sent.
     """
     everything_else = {
-        "history": list(history_shapes(config)),
-        "following": list(following_shapes(config)),
-        "tools": definitions(config.tools),
+        "history": _own(history_shapes(config)),
+        "following": _own(following_shapes(config)),
+        "tools": _own(definitions(config.tools)),
         "response_model": config.response_model,
         "attachments": [_as_identified(part) for part in config.attachments],
-        "extra": _shaping(config.extra, silent),
+        "extra": _own(_shaping(config.extra, silent)),
         "provider": provider,
         "base_url": base_url,
         "variant": variant,
@@ -313,8 +316,15 @@ def identify(
     )
 
 
+def _own(value: Any) -> Any:
+    """``value`` with lists and dicts of its own; what is neither is nothing that a cache could change by accident."""
+    if isinstance(value, dict):
+        return {key: item if type(item) is str else _own(item) for key, item in value.items()}
+    return [_own(item) for item in value] if isinstance(value, list) else value
+
+
 def _as_identified(part: RactoFile | dict[str, Any]) -> Any:
-    return part.to_identity() if isinstance(part, RactoFile) else part
+    return part.to_identity() if isinstance(part, RactoFile) else _own(part)
 
 
 def flatten_extra(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from anyio.to_thread import run_sync
 from ractogateway._driving import drive
 from ractogateway._kit.clients import Clients, is_ending
 from ractogateway._kit.given import Given
-from ractogateway._kit.persisting import persist, start
+from ractogateway._kit.persisting import begin, persist
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.running import run_here, run_together
 from ractogateway.messages import ToolCall
@@ -38,6 +39,9 @@ END: Any = object()
 
 _LONGEST_SECONDS = 60.0
 """For work that nobody holds up; each call inside has its own time limit."""
+
+_LONGEST_WAIT_SECONDS = 5.0
+"""How long an answer is held back for work that goes on by itself; the time limit of a tool is a second, or less."""
 
 _THREADS = 32
 # Not anyio's own limiter: a tool that hangs must not use up the threads in which the application serves requests.
@@ -102,6 +106,10 @@ class Side(ABC):
         """Call a function of ours that keeps the processor busy."""
 
     @abstractmethod
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+
+    @abstractmethod
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop in which the caller waits; None for one that blocks, whatever runs around it."""
 
@@ -111,7 +119,7 @@ class Side(ABC):
 
     @abstractmethod
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
-        """Begin work that goes on by itself; what is returned waits for its end."""
+        """Begin work that goes on by itself; what is returned waits for its end, for some seconds at most."""
 
     @abstractmethod
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
@@ -156,6 +164,9 @@ class BlockingSide(Side):
 
     async def compute(self, function: Callable[[], T]) -> T:
         return function()
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - it is driven, in a thread that may block
 
     def loop(self) -> None:
         return None
@@ -218,6 +229,9 @@ class AsyncSide(Side):
     async def compute(self, function: Callable[[], T]) -> T:
         return await _in_thread(function)
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
@@ -225,12 +239,18 @@ class AsyncSide(Side):
         await persist(work, _LONGEST_SECONDS)
 
     async def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Join:
-        task = start(work, _LONGEST_SECONDS)
-        return lambda: asyncio.shield(task)
+        return partial(_ended, await begin(work, _LONGEST_SECONDS))
 
     async def cleanup(self, work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> None:
         if not is_ending(asyncio.get_running_loop()):
             await persist(work, seconds)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for a task, but not for one that hangs: it goes on without its caller."""
+    await asyncio.wait((task,), timeout=_LONGEST_WAIT_SECONDS)
+    if task.done() and not task.cancelled():
+        task.result()
 
 
 async def _at_once() -> None:

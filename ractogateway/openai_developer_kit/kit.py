@@ -45,7 +45,7 @@ class OpenAIDeveloperKit(DeveloperKit):
             `RedisRateLimiter` (its async core is used in async calls), an `AsyncRedisRateLimiter` (for ``achat`` and
             ``astream`` only), or anything with their ``reserve`` and ``consume``. The prompt by estimate and
             `ChatConfig.max_tokens` are reserved before the provider is asked, and settled to what it billed; an answer
-            from the cache spends nothing. Embeddings are not charged.
+            from the cache spends nothing. Embeddings are charged where `embed` is told a ``user_id``.
         memory: Where conversations are kept, those of `ChatConfig.conversation_id`: a `RedisChatMemory`, an
             `AsyncRedisChatMemory`, or anything with their ``get_changes`` and ``extend``. The history is loaded before
             anything else, and the whole turn is appended after the answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +44,22 @@ def test_a_refusal_says_when_a_retry_helps_and_when_none_does(decision, tokens, 
     assert str(refusal) == f"rate limit exceeded{text}"
     again = pickle.loads(pickle.dumps(refusal))
     assert (str(again), again.decision, again.tokens) == (str(refusal), decision, tokens)
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        (SimpleNamespace(allowed=False, retry_after_seconds=1.5), "; retry after 1.500 s"),
+        (
+            SimpleNamespace(allowed=False, retry_after_seconds=math.inf),
+            ": the cost is above the limit, so no retry can help",
+        ),
+        (
+            SimpleNamespace(allowed=False, retry_after_seconds=math.inf, violated="tokens_per_window"),
+            ": the cost is above tokens_per_window, so no retry can help",
+        ),
+        (SimpleNamespace(allowed=False), ""),
+    ],
+)
+def test_a_decision_of_somebody_elses_limiter_may_say_less(decision, text):
+    assert str(RateLimitExceeded(decision)) == f"rate limit exceeded{text}"

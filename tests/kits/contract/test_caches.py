@@ -103,3 +103,46 @@ def test_many_at_once_pay_once(make, endpoint):
 
     assert len({answer.content for answer in asyncio.run(many())}) == 1
     assert endpoint.requests == 1
+
+
+class Editing(ExactMatchCache):
+    """Keeps what was said out of its log, by hand."""
+
+    def get(self, *_request: Any, context: Any = None) -> None:
+        edit(context)
+
+    def put(self, *_request: Any, context: Any = None, **_named: Any) -> None:
+        edit(context)
+
+
+def edit(value: Any) -> None:
+    places = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, item in list(places):
+        if isinstance(item, (dict, list)):
+            edit(item)
+        elif isinstance(item, str):
+            value[place] = "<edited>"
+
+
+def test_a_cache_that_edits_what_it_is_given_changes_nothing_that_is_sent(ask, make, endpoint):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    call = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    config = ChatConfig(
+        user_message="And now?",
+        history=[
+            {"role": "user", "content": "My name is Bob."},
+            {"role": "assistant", "content": "Hello Bob."},
+            {"role": "user", "content": [{"type": "text", "text": "See?"}, image]},
+        ],
+        following=[
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "rain", "tool_call_id": "a"},
+        ],
+        attachments=[image],
+        tools=[WEATHER],
+    )
+    for kit in (make(), make(exact_cache=Editing())):
+        ask(kit, config)
+    first, second = (seen.body for seen in endpoint.seen)
+    assert second == first
+    assert "Bob" in str(second)

@@ -159,3 +159,40 @@ def test_an_async_memory_that_takes_no_user(asks, make):
     for method in ("achat", "astream"):
         assert asks[method](make(memory=memory), question()).gateway.revision == 1
     assert memory.users == ["nobody"] * 2
+
+
+class AnyName:
+    """What was put around a memory that takes no user, and passes on whatever it is given."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
+
+    def get_changes(self, *arguments: Any, **named: Any) -> Any:
+        return self._memory.get_changes(*arguments, **named)
+
+    def extend(self, *arguments: Any, **named: Any) -> int:
+        return self._memory.extend(*arguments, **named)
+
+
+@only_openai
+def test_a_memory_that_takes_any_name_and_then_does_not_is_told_none(ask, make, tools):
+    class Nameless:
+        def __init__(self, memory: Any) -> None:
+            self.get_changes = memory.get_changes
+            self._memory = memory
+
+        def extend(self, conversation_id: str, messages: Any, *, request_id: str, expected_revision: int) -> int:
+            return self._memory.extend(
+                conversation_id, messages, request_id=request_id, expected_revision=expected_revision
+            )
+
+    answer = ask(make(memory=AnyName(Nameless(tools.make("memory")))), question())
+    assert answer.gateway.revision == 1
+    assert [message["role"] for message in tools.said()] == ["user", "assistant"]
+
+
+@only_openai
+def test_a_memory_that_takes_any_name_is_told_the_user(ask, make, tools):
+    memory = tools.make("memory")
+    ask(make(memory=AnyName(memory)), question())
+    assert memory.conversations(USER) == [CONVERSATION]

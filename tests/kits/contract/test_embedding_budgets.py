@@ -51,7 +51,7 @@ def test_a_refusal_comes_before_the_provider_is_asked(make, endpoint, tools, is_
     kit = make(rate_limiter=tools.make("rate_limiter", is_async=is_async))
     tools.make("rate_limiter").consume(USER, LIMIT - 10)
     if is_async:
-        with pytest.raises(InvalidTypeError, match="use achat"):
+        with pytest.raises(InvalidTypeError, match="use aembed"):
             kit.embed(TEXTS, user_id=USER)
     else:
         with pytest.raises(RateLimitExceeded):
@@ -59,6 +59,7 @@ def test_a_refusal_comes_before_the_provider_is_asked(make, endpoint, tools, is_
     with pytest.raises(RateLimitExceeded) as refused:
         asyncio.run(kit.aembed(TEXTS, user_id=USER))
     assert refused.value.decision.remaining == 10
+    assert not getattr(refused.value, "__notes__", [])  # there is no max_tokens that could be lowered
     assert (endpoint.requests, tools.spent()) == (0, LIMIT - 10)
 
 
