@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Generator
 from threading import Lock
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from ractogateway._leaving import late
+from ractogateway._texts import well_formed
 from ractogateway.errors import InvalidTypeError, ToolTimeout
 
 __all__ = ["Pending", "as_text"]
@@ -68,7 +70,7 @@ class Pending:
 
 
 def as_text(result: object) -> str:
-    """A result as text: itself, or as JSON.
+    """A result as text: itself, or as JSON, in which halves of surrogate pairs are U+FFFD.
 
     Raises:
         InvalidTypeError: It has no JSON form.
@@ -77,7 +79,11 @@ def as_text(result: object) -> str:
         return result
     failure: InvalidTypeError
     try:
-        return to_json(result).decode()
+        value = to_jsonable_python(result)  # once: what it iterates over may be used up then
+        try:
+            return to_json(value).decode()
+        except PydanticSerializationError:  # half of a surrogate pair
+            return well_formed(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     except (PydanticSerializationError, ValueError, RecursionError):
         failure = InvalidTypeError(f"the tool returned a {type(result).__name__}, which has no JSON form")
     raise failure

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ractogateway._kit.given import Given, offers
+from ractogateway._kit.mending import mended_messages
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import (
@@ -146,7 +147,7 @@ class Remembering:
             # not matter: only that it is there.
             there = [{"role": "system", "content": ""} for message in changes.messages if _is_pinned(message)]
             await side.call(self._given, "check_messages", [*there, *known])
-        return Remembered(config.conversation_id, changes.messages, changes.revision)
+        return Remembered(config.conversation_id, mended_messages(changes.messages), changes.revision)
 
     async def keep(
         self, side: Side, config: ChatConfig, before: Remembered | None, response: LLMResponse
