@@ -48,7 +48,11 @@ def test_its_pieces_can_be_sent_on(make, method):
 
 
 def test_a_conversation_that_holds_it_goes_on(ask, make, endpoint, tools):
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": f'{{"a": "{HALF}"}}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": f'{{"a": "{HALF}", "b": "\\ud800"}}'},
+    }
     tools.make("memory").extend(
         CONVERSATION,
         [
