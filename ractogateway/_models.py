@@ -3,7 +3,8 @@
 Made directly (``RateLimitConfig(…)``) they raise our errors. Inside pydantic (a field of somebody's settings, the body
 of a web framework's request, ``model_validate``, `pydantic.TypeAdapter`) they raise what pydantic's users expect: a
 `pydantic.ValidationError` that is located at the field, which unions and frameworks can go on with. Neither holds the
-value that was wrong.
+value that was wrong. (A text that is no JSON at all never comes here, if it is somebody else's model or a
+`pydantic.TypeAdapter` that was to read it: pydantic's error for it holds it, in ``errors()``.)
 """
 
 from __future__ import annotations
@@ -52,8 +53,19 @@ class InputModel(BaseModel, metaclass=_Meta):
         try:
             return handler(value)
         except ValidationError as error:
-            failure = ValidationError.from_exception_data(cls.__name__, _details(error), hide_input=True)
+            failure = _without_values(cls.__name__, error)
         raise failure
+
+    if not TYPE_CHECKING:  # pydantic's own signature is the one to see
+
+        @classmethod
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+            """pydantic's, whose error for what is no JSON holds the whole text: ours does not."""
+            try:
+                return super().model_validate_json(json_data, **options)
+            except ValidationError as error:
+                failure = _without_values(cls.__name__, error)
+            raise failure
 
 
 def as_validator(check: Callable[[object], _Checked]) -> Callable[[object], _Checked]:
@@ -71,14 +83,19 @@ def as_validator(check: Callable[[object], _Checked]) -> Callable[[object], _Che
     return validator
 
 
-def _details(error: ValidationError) -> list[InitErrorDetails]:
+def _without_values(model: str, error: ValidationError) -> ValidationError:
     lines = error.errors(include_url=False, include_input=False)
-    return [
-        InitErrorDetails(
-            type=_custom(line["type"], line["msg"], line.get("ctx")), loc=_shown_place(line), input=_NOT_SHOWN
-        )
-        for line in lines
-    ]
+    details = [InitErrorDetails(type=_reason(line), loc=_shown_place(line), input=_NOT_SHOWN) for line in lines]
+    return ValidationError.from_exception_data(model, details, hide_input=True)
+
+
+def _reason(line: ErrorDetails) -> PydanticCustomError:
+    message, context = line["msg"], dict(line.get("ctx") or {})
+    if line["type"] == "union_tag_invalid":  # pydantic's words for it quote the tag that was given
+        context.pop("tag", None)
+        by, expected = context.get("discriminator"), context.get("expected_tags")
+        message = f"Input tag found using {by} does not match any of the expected tags: {expected}"
+    return _custom(line["type"], message, context)
 
 
 def _shown_place(line: ErrorDetails) -> tuple[int | str, ...]:

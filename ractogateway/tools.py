@@ -15,11 +15,10 @@ pydantic before the function sees it::
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
@@ -29,10 +28,11 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import ArgsKwargs, PydanticSerializationError, to_json
+from pydantic_core import ArgsKwargs, to_json
 
 from ractogateway._checks import check_duration
-from ractogateway._leaving import acall_within, call_within, late
+from ractogateway._leaving import acall_within, call_within
+from ractogateway._pending import Pending, as_text
 from ractogateway._texts import well_formed
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ToolError, ToolTimeout
 
@@ -54,42 +54,6 @@ OnToolError = Literal["tell", "raise"] | Callable[["ToolCall", Exception], str]
 """What becomes of a tool that raises: the model is told, the error is raised, or a function says what it is told."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class Pending:
-    """What a model will be told once the function is done; to be awaited, or closed.
-
-    ``seconds`` is its time limit: then it is cancelled. ``told`` is what the model is told of an error.
-    """
-
-    def __init__(self, result: Awaitable[Any], told: Callable[[Exception], str], seconds: float | None) -> None:
-        self.seconds = seconds
-        self.told = told
-        self._result = result
-
-    def __await__(self) -> Generator[Any, Any, str]:
-        return self._done().__await__()
-
-    def close(self) -> None:
-        """Give up what was not begun."""
-        if inspect.iscoroutine(self._result) and inspect.getcoroutinestate(self._result) == inspect.CORO_CREATED:
-            self._result.close()
-
-    async def _done(self) -> str:
-        try:
-            return _as_text(await (self._result if self.seconds is None else self._in_time(self.seconds)))
-        except Exception as error:  # noqa: BLE001 - tools are anybody's code
-            return self.told(error)
-
-    async def _in_time(self, seconds: float) -> Any:
-        limit = asyncio.timeout(seconds)  # not anyio's, which cancels again whatever is awaited while it cleans up
-        try:
-            async with limit:
-                return await self._result
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise late(seconds) from None
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -129,11 +93,17 @@ class Tool:
         if self._seconds is None or self.is_async:
             return self._run(call)
         try:
-            return call_within(self._seconds, partial(self._run, call))
+            found = call_within(self._seconds, partial(self._try, call))
         except ToolTimeout as error:
-            return self._told(call, error)
+            found = error
+        return self._told(call, found) if isinstance(found, Exception) else found
 
     def _run(self, call: ToolCall) -> str | Pending:
+        found = self._try(call)
+        return self._told(call, found) if isinstance(found, Exception) else found
+
+    def _try(self, call: ToolCall) -> str | Pending | Exception:
+        """`_run`, but of an error nobody is told: in a thread that was left behind, it is not told of any more."""
         arguments = _arguments_of(call)
         if arguments is None:
             return "Error: the arguments are not a JSON object"
@@ -142,14 +112,14 @@ class Tool:
         except ValidationError as error:
             return f"Error: the arguments do not fit. {problems_of(error)}"
         except Exception as error:  # noqa: BLE001 - validators are anybody's code, as tools are
-            return self._told(call, error)
+            return error
         try:
             result = self._function(*given, **named)
             if not inspect.isawaitable(result):
-                return _as_text(result)
+                return as_text(result)
             return Pending(result, partial(self._told, call), self._seconds)
         except Exception as error:  # noqa: BLE001 - see above
-            return self._told(call, error)
+            return error
 
     async def arun(self, call: ToolCall) -> str:
         """`run` for async code: a function that is not async runs in a thread, with the caller's context variables.
@@ -165,9 +135,13 @@ class Tool:
             return await run_sync(partial(self._run, call), limiter=_threads())
         try:
             async with _threads():  # time is counted from here on: others' tools may have to end first
-                return await acall_within(self._seconds, partial(self._run, call))
+                found = await acall_within(self._seconds, partial(self._try, call))
         except ToolTimeout as error:
             return self._told(call, error)
+        if isinstance(found, Exception):
+            tell = partial(self._told, call, found)  # anybody's code, too
+            return await run_sync(tell, limiter=_threads()) if callable(self._on_error) else tell()
+        return found
 
     def _told(self, call: ToolCall, error: Exception) -> str:
         if isinstance(error, ToolError):
@@ -196,13 +170,14 @@ class ToolRegistry:
     Args:
         on_error: What becomes of a tool that raises. ``"tell"``: the model is told that it failed, and the name of the
             error's class. ``"raise"``: the error ends the request. A function of the call and the error: the model is
-            told what it returns. A `ToolError` is the way of a tool to choose the words itself; they reach the model in
-            each case.
+            told what it returns; it is called once for a call. A `ToolError` is the way of a tool to choose the words
+            itself; they reach the model in each case.
         tool_timeout_seconds: How long each of these tools may take; None means without a limit. One whose time is up
             counts as one that raised `ToolTimeout` (by default the model is told that it did not answer). A coroutine
-            function is cancelled. Any other function runs in a thread of its own, which is left behind: it goes on
-            until it ends, for its result to be lost. While 64 such threads hang in a process, no further call of a
-            function with a limit is begun: it counts as one whose time is up.
+            function is cancelled; one that catches `asyncio.CancelledError` and goes on holds up its caller, where that
+            is async. Any other function runs in a thread of its own, which is left behind: it goes on until it ends,
+            for its result to be lost. While 64 such threads hang in a process, no further call of a function with a
+            limit is begun: it counts as one whose time is up.
     """
 
     def __init__(self, *, on_error: OnToolError = "tell", tool_timeout_seconds: float | None = None) -> None:
@@ -343,17 +318,6 @@ def _arguments_of(call: ToolCall) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return {} if written is None else written if isinstance(written, dict) else None
-
-
-def _as_text(result: object) -> str:
-    if isinstance(result, str):
-        return result
-    failure: InvalidTypeError
-    try:
-        return to_json(result).decode()
-    except (PydanticSerializationError, ValueError, RecursionError):
-        failure = InvalidTypeError(f"the tool returned a {type(result).__name__}, which has no JSON form")
-    raise failure
 
 
 def _checked_words(words: object) -> str:

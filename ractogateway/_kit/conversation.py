@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from ractogateway._kit.mending import mended_json
 from ractogateway._kit.request import definitions, following_shapes, history_shapes
 from ractogateway.errors import InvalidTypeError, InvalidValueError
 from ractogateway.files import RactoFile
@@ -240,12 +241,18 @@ def _call(call: object) -> Call:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = _parsed(arguments)
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict) or not function.get("name"):
         raise InvalidValueError("history holds a tool call without a name, or with arguments that are no JSON object")
     return Call(str(call.get("id") or function["name"]), str(function["name"]), arguments, _signature(call))
+
+
+def _parsed(arguments: str) -> Any:
+    parsed = json.loads(arguments or "{}")
+    # An escape may spell half of a surrogate pair, which could not be sent as an object.
+    return mended_json(parsed) if isinstance(parsed, dict) and "\\u" in arguments else parsed
 
 
 def _thoughts(message: Mapping[str, Any]) -> list[Part]:

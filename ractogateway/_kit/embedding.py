@@ -64,7 +64,9 @@ class Embedding:
         asking = Asking(side, self._provider, self._preparation)
         # Of an answer of at least one token, which is what a config can say.
         config = ChatConfig(user_message="".join(texts), user_id=user_id, max_tokens=1)
-        request = Request(config, {}, lambda asked: identify(asked, model=self._preparation.model, system_prompt=""))
+        request = Request(
+            config, {}, None, lambda asked, _: identify(asked, model=self._preparation.model, system_prompt="")
+        )
         async with Notes(self._preparation.model, [asking.meter]) as notes:
             async with self._budget.charge(asking, request, notes, has_answer=False):
                 sent = asking.meter.began(request, nothing)

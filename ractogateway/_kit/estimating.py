@@ -21,13 +21,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from ractogateway._checks import MAX_TOKENS
 from ractogateway._kit.preparing import Request
 from ractogateway._kit.request import definitions, flatten_extra, following_shapes, history_shapes
 from ractogateway._kit.sides import Side
-from ractogateway._schemas import schema_text
+from ractogateway._schemas import Schema
 from ractogateway.files import RactoFile
 from ractogateway.messages import ChatConfig, LLMResponse
 
@@ -66,7 +64,7 @@ class Estimator:
     async def prompt(self, side: Side, request: Request) -> int:
         """Tokens of a request's prompt, about."""
         texts, extra = [request.identity.system_prompt], 0
-        for text, tokens in _parts_of(request.config):
+        for text, tokens in _parts_of(request):
             texts.append(text)
             extra += tokens
         return extra + await self.texts(side, texts)
@@ -97,8 +95,9 @@ def _first_count(extra: Mapping[str, Any], names: Sequence[str]) -> int | None:
     return next((value for value in values if type(value) is int and value > 0), None)
 
 
-def _parts_of(config: ChatConfig) -> Iterator[tuple[str, int]]:
+def _parts_of(request: Request) -> Iterator[tuple[str, int]]:
     """The texts of a request, and the tokens beside each."""
+    config = request.config
     for message in (*history_shapes(config), *following_shapes(config)):
         yield from _content(message.get("content"))
         rest = {name: value for name, value in message.items() if name not in ("role", "content") and value}
@@ -107,8 +106,8 @@ def _parts_of(config: ChatConfig) -> Iterator[tuple[str, int]]:
     yield from _content(config.attachments)
     if config.tools:
         yield _as_json(definitions(config.tools)), 0
-    if config.response_model is not None:
-        yield _schema_of(config.response_model), 0
+    if request.schema is not None:
+        yield _text_of(request.schema), 0
 
 
 def _content(content: object) -> Iterator[tuple[str, int]]:
@@ -137,9 +136,9 @@ def _as_json(value: object) -> str:
         return ""
 
 
-def _schema_of(model: type[BaseModel]) -> str:
+def _text_of(schema: Schema) -> str:
     try:
-        return schema_text(model)
+        return schema.text()
     except Exception:  # noqa: BLE001 - a model of the user's without a schema: whoever sends it will say so
         return ""
 

@@ -1,18 +1,20 @@
 """Answers as text that can be sent back, stored and shown: without lone surrogates (see `well_formed`).
 
 Otherwise an answer with one, which no request can hold, would end its conversation: the next round of tools and every
-later turn would be refused before they are sent. The provider's own object (``raw``) is left as it came.
+later turn would be refused before they are sent. So would every turn of a conversation that holds one, whoever wrote it
+there: what a memory says is mended, too. The provider's own object (``raw``) is left as it came.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ractogateway._texts import well_formed
 from ractogateway.messages import LLMResponse, StreamChunk
 
-__all__ = ["Mending", "mended", "mended_json"]
+__all__ = ["Mending", "mended", "mended_json", "mended_messages"]
 
 _HIGH = range(0xD800, 0xDC00)
 """First halves of pairs."""
@@ -35,6 +37,22 @@ def mended_json(value: dict[str, Any]) -> dict[str, Any]:
         return value
     whole = well_formed(text)
     return value if whole is text else json.loads(whole)
+
+
+def mended_messages(messages: Iterable[Any]) -> list[Any]:
+    """What a memory says was said before, each text in it well-formed."""
+    return [_mended_message(message) if isinstance(message, dict) else message for message in messages]
+
+
+def _mended_message(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str) or len(message) > len(_PLAIN):
+        return mended_json(message)
+    whole = well_formed(content)  # most are a role and a text
+    return message if whole is content else {**message, "content": whole}
+
+
+_PLAIN = ("role", "content")
 
 
 def _mended(text: str | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from ractogateway._checks import check_id, type_name
 from ractogateway._kit.provider import Provider
 from ractogateway._kit.request import RequestIdentity, identify, shaped, snapshot, toolbox
+from ractogateway._schemas import Schema
 from ractogateway.errors import InvalidTypeError
 from ractogateway.messages import ChatConfig, Message
 from ractogateway.prompts import RactoPrompt
@@ -20,14 +21,20 @@ __all__ = ["Preparation", "Request"]
 class Request:
     """A request as it was when it came in. ``config`` is the kit's own copy: its owner may change the original.
 
-    ``tools`` are those that can be run, by their names; in ``config`` there are definitions alone.
+    ``tools`` are those that can be run, by their names; in ``config`` there are definitions alone. ``schema`` is that
+    of its ``response_model``.
     """
 
     def __init__(
-        self, config: ChatConfig, tools: Mapping[str, Tool], identify: Callable[[ChatConfig], RequestIdentity]
+        self,
+        config: ChatConfig,
+        tools: Mapping[str, Tool],
+        schema: Schema | None,
+        identify: Callable[[ChatConfig, Schema | None], RequestIdentity],
     ) -> None:
         self.config = config
         self.tools = tools
+        self.schema = schema
         self._identify = identify
 
     @cached_property
@@ -37,7 +44,7 @@ class Request:
         Raises:
             InvalidTypeError, InvalidValueError: It holds what cannot be sent.
         """
-        return self._identify(self.config)
+        return self._identify(self.config, self.schema)
 
     def having(self, **messages: list[Message | Mapping[str, Any]]) -> Request:
         """The same request with other messages in these fields of its config.
@@ -46,7 +53,7 @@ class Request:
             InvalidTypeError, InvalidValueError: They cannot be sent.
         """
         update = {name: shaped(name, value) for name, value in messages.items()}
-        return Request(self.config.model_copy(update=update), self.tools, self._identify)
+        return Request(self.config.model_copy(update=update), self.tools, self.schema, self._identify)
 
 
 class Preparation:
@@ -70,7 +77,8 @@ class Preparation:
         tools = toolbox(config)
         config = snapshot(config)
         self._provider.check(config)
-        return Request(config, tools, self._identify)
+        schema = None if config.response_model is None else Schema(config.response_model)
+        return Request(config, tools, schema, self._identify)
 
     def after(self, request: Request, messages: Sequence[Message | Mapping[str, Any]]) -> Request:
         """The same request with ``messages`` before its own history."""
@@ -85,10 +93,14 @@ class Preparation:
     def arguments(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Keyword arguments of the SDK's call."""
         return self._provider.arguments(
-            request.config, model=self.model, system_prompt=request.identity.system_prompt, stream=stream
+            request.config,
+            model=self.model,
+            system_prompt=request.identity.system_prompt,
+            schema=request.schema,
+            stream=stream,
         )
 
-    def _identify(self, config: ChatConfig) -> RequestIdentity:
+    def _identify(self, config: ChatConfig, schema: Schema | None) -> RequestIdentity:
         prompt = config.prompt if config.prompt is not None else self._default_prompt
         return identify(
             config,
@@ -98,4 +110,5 @@ class Preparation:
             base_url=self._provider.address_key,
             silent=self._provider.silent,
             variant=self._provider.variant(config, self.model),
+            schema=schema,
         )

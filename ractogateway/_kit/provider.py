@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Protocol
 
+from ractogateway._schemas import Schema
 from ractogateway.errors import RactoGatewayError
 from ractogateway.messages import ChatConfig, LLMResponse, StreamChunk
 
@@ -71,8 +72,10 @@ class Provider(Protocol):
         """What tells requests apart whose configs have equal fields, but which are sent differently; else None."""
         ...
 
-    def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
-        """Keyword arguments of the SDK's call."""
+    def arguments(
+        self, config: ChatConfig, *, model: str, system_prompt: str, schema: Schema | None, stream: bool
+    ) -> dict[str, Any]:
+        """Keyword arguments of the SDK's call. ``schema`` is that of the config's ``response_model``."""
         ...
 
     def send(self, client: Any, arguments: dict[str, Any]) -> Any:

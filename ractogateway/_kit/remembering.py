@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from ractogateway._kit.appending import Changes, Run, Runs, append
 from ractogateway._kit.given import Given, offers
+from ractogateway._kit.mending import mended_messages
 from ractogateway._kit.request import following_shapes, user_shape
 from ractogateway._kit.sides import Side
 from ractogateway.errors import (
@@ -138,7 +139,7 @@ class Remembering:
             there = [{"role": "system", "content": ""} for message in changes.messages if _is_pinned(message)]
             await side.call(self._given, "check_messages", [*there, *known])
         run = self._runs.at(config.conversation_id, changes.revision)
-        return Remembered(config.conversation_id, changes.messages, changes.revision, run)
+        return Remembered(config.conversation_id, mended_messages(changes.messages), changes.revision, run)
 
     async def keep(
         self, side: Side, config: ChatConfig, before: Remembered | None, response: LLMResponse

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ractogateway._checks import check_temperature
+from ractogateway._schemas import ContextWithSchema, Schema
 from ractogateway.cache.policy import is_storable
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.files import RactoFile
@@ -282,6 +283,7 @@ def identify(
     base_url: str | None = None,
     silent: frozenset[str] = frozenset(),
     variant: str | None = None,
+    schema: Schema | None = None,
 ) -> RequestIdentity:
     """The identity of ``config`` sent to ``model``.
 
@@ -293,6 +295,7 @@ def identify(
         base_url: Where, when it is not the provider's default address.
         silent: Keys of ``extra`` which this provider, at this address, documents as without influence on the answer.
         variant: What a provider does differently with an equal config, see `Provider.variant`.
+        schema: That of ``response_model``, if it is to be made no more than once for this request.
 
     Whatever is empty or default is left out: a request says the same with ``tools=[]`` as without tools.
 
@@ -311,6 +314,8 @@ def identify(
         "variant": variant,
     }
     context = {name: value for name, value in everything_else.items() if value is not None and value not in ([], {})}
+    if schema is not None:
+        context = ContextWithSchema(context, schema)
     return RequestIdentity(
         config.user_message, system_prompt, model, config.temperature, config.max_tokens, context or None
     )

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from anyio import create_task_group
 
 from ractogateway._leaving import call_in_thread, call_within
+from ractogateway._pending import Pending
 from ractogateway.errors import ToolTimeout
 from ractogateway.messages import ToolCall
-from ractogateway.tools import Pending, Tool, failed
+from ractogateway.tools import Tool, failed
 
 __all__ = ["run_here", "run_together"]
 
@@ -52,21 +53,25 @@ async def run_together(calls: Sequence[tuple[Tool, ToolCall]]) -> list[str]:
 
 def _wait_for(told: Pending) -> str:
     """Await in a thread of its own: in this one a loop may be running, or one may be set that is not to be replaced."""
-    said: list[str] = []
+    ended: list[str | Exception] = []
 
-    async def main() -> str:
+    async def main() -> None:
         try:
-            said.append(await told)
+            ended.append(await told.outcome())
         except asyncio.CancelledError as error:
             # As in `run_together`: nobody cancels this task, something that the tool awaited was.
-            said.append(failed(error))
-        return said[0]
+            ended.append(failed(error))
 
-    if told.seconds is None:
-        return call_in_thread(lambda: asyncio.run(main()))
     try:
-        return call_within(told.seconds, lambda: asyncio.run(main()), grace_seconds=_GRACE_SECONDS)
+        if told.seconds is None:
+            call_in_thread(lambda: asyncio.run(main()))
+        else:
+            call_within(told.seconds, lambda: asyncio.run(main()), grace_seconds=_GRACE_SECONDS)
     except ToolTimeout as error:
         # It blocks its loop, where nothing cancels it; or it has ended, and the loop waits for what it left behind.
         told.close()
-        return said[0] if said else told.told(error)
+        found = ended[0] if ended else error
+    else:
+        found = ended[0]
+    # Here, not in that thread: if it is left behind, nobody is told any more of how its call ended.
+    return found if isinstance(found, str) else told.told(found)

@@ -10,6 +10,7 @@ from ractogateway._kit.address import host_and_port, resolve_url
 from ractogateway._kit.arguments import check_extra
 from ractogateway._kit.failures import translate
 from ractogateway._kit.sdk_clients import AsyncSdkStream
+from ractogateway._schemas import Schema
 from ractogateway.anthropic_developer_kit import sdk, wire
 from ractogateway.anthropic_developer_kit.streaming import StreamCollector
 from ractogateway.errors import RactoGatewayError
@@ -61,13 +62,14 @@ class AnthropicProvider:
     def variant(self, config: ChatConfig, model: str) -> str | None:
         return "temperature sent" if wire.insists_on_temperature(config, model) else None
 
-    def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
-        response_model = config.response_model
+    def arguments(
+        self, config: ChatConfig, *, model: str, system_prompt: str, schema: Schema | None, stream: bool
+    ) -> dict[str, Any]:
         return wire.call_arguments(
             config,
             model=model,
             system_prompt=system_prompt,
-            output_format=None if response_model is None else sdk.output_format(response_model),
+            output_format=None if schema is None else sdk.output_format(schema),
             stream=stream,
         )
 

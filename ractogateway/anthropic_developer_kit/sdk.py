@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._kit.sdk_clients import SdkSettings
-from ractogateway._schemas import once_per_class
+from ractogateway._schemas import Schema
 from ractogateway.errors import InvalidValueError
 
 __all__ = ["ClientSettings", "output_format"]
@@ -32,18 +30,13 @@ class ClientSettings(SdkSettings):
         return client
 
 
-def output_format(model: type[BaseModel]) -> dict[str, Any]:
-    """The ``output_config.format`` that asks for JSON which fits ``model``.
+def output_format(schema: Schema) -> dict[str, Any]:
+    """The ``output_config.format`` that asks for JSON which fits a class.
 
     Which of JSON Schema's words the API knows is the SDK's business: the schema is what its public helper makes.
     """
     try:
-        return {"type": "json_schema", "schema": json.loads(_schema_text(model))}
+        return {"type": "json_schema", "schema": ClientSettings.sdk().transform_schema(schema.parsed())}
     except (PydanticUserError, AttributeError, TypeError, ValueError):
-        failure = InvalidValueError(f"response_model {model.__name__} has no JSON schema to send")
+        failure = InvalidValueError(f"response_model {schema.model.__name__} has no JSON schema to send")
     raise failure
-
-
-@once_per_class
-def _schema_text(model: type[BaseModel]) -> str:
-    return json.dumps(ClientSettings.sdk().transform_schema(model))

@@ -23,8 +23,8 @@ its texts begin and end and whatever they contain: there is no separator that a 
   fields; only a `Message` is.
 - A pydantic class by the text of its JSON schema, which is what a provider sees of it: two classes of the same title,
   fields and descriptions are equal wherever they were defined. The order of the fields counts, since models write an
-  answer in that order. The schema is made anew each time (some are built from what is known at run time only); this
-  takes some hundred microseconds.
+  answer in that order. The schema is made anew each time (it may have changed); this takes some hundred microseconds.
+  Only what a kit asks of a cache for one request is named by the one schema that this request is sent with.
 
 Anything else is refused. The repr of a function or an object does not say what it will do, and a path not what the
 file holds.
@@ -46,7 +46,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._checks import check_temperature, check_text, check_tokens
-from ractogateway._schemas import schema_text
+from ractogateway._schemas import ContextWithSchema, Schema
 from ractogateway.errors import InvalidTypeError, InvalidValueError, RactoGatewayError
 from ractogateway.messages import Message
 
@@ -101,7 +101,8 @@ def fingerprint(
         raise InvalidTypeError(f"context must be a mapping or None, not {type(context).__name__}")
     else:
         try:
-            _write_mapping(context, parts.append, 0)
+            described = context.described() if isinstance(context, ContextWithSchema) else context
+            _write_mapping(described, parts.append, 0)
         except _Refused as refused:
             raise refused.error() from None
     return sha256(b"".join(parts)).digest()
@@ -249,15 +250,20 @@ def _write_instance(value: BaseModel, emit: _Emit, depth: int) -> None:
     _write(sent, emit, depth)
 
 
-def _write_class(value: type, emit: _Emit, _depth: int) -> None:
+def _write_class(value: type, emit: _Emit, depth: int) -> None:
     if not issubclass(value, BaseModel):
         raise _Refused(InvalidTypeError, f"holds the class {value.__name__}, which has no canonical form")
+    _write_schema(Schema(value), emit, depth)
+
+
+def _write_schema(value: Schema, emit: _Emit, _depth: int) -> None:
+    model = value.model.__name__
     try:
-        body = schema_text(value).encode("utf-8", "surrogatepass")
+        body = value.text().encode("utf-8", "surrogatepass")
     except (PydanticUserError, AttributeError, TypeError):
-        raise _Refused(InvalidTypeError, f"holds the class {value.__name__}, which has no JSON schema") from None
+        raise _Refused(InvalidTypeError, f"holds the class {model}, which has no JSON schema") from None
     # The name as well: providers are told it beside the schema, whose title may be another.
-    name = str.encode(value.__name__, "utf-8", "surrogatepass")
+    name = str.encode(model, "utf-8", "surrogatepass")
     emit(b"M%d:%b%d:%b" % (len(name), name, len(body), body))
 
 
@@ -308,6 +314,7 @@ _BY_BASE: tuple[tuple[type, _Writer], ...] = (
     (Decimal, lambda value, emit, _: emit(_scalar(b"c", Decimal.__str__(value).upper()))),
     (UUID, lambda value, emit, _: emit(_scalar(b"u", value.hex))),
     (type, _write_class),
+    (Schema, _write_schema),
     (object, _write_other),
 )
 """A value is written by the first row whose type its own is derived from."""

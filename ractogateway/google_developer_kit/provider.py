@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ractogateway._kit.address import host_and_port, resolve_url
 from ractogateway._kit.arguments import check_extra
+from ractogateway._schemas import Schema
 from ractogateway.errors import RactoGatewayError
 from ractogateway.google_developer_kit import sdk, wire
 from ractogateway.google_developer_kit.failures import translate
@@ -51,10 +52,17 @@ class GoogleProvider:
     def variant(self, config: ChatConfig, model: str) -> None:
         """Equal configs are sent alike."""
 
-    def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:  # noqa: ARG002 - two methods, with the same arguments
-        response_model = config.response_model
-        schema = None if response_model is None else sdk.json_schema(response_model)
-        return wire.call_arguments(config, model=model, system_prompt=system_prompt, schema=schema)
+    def arguments(
+        self,
+        config: ChatConfig,
+        *,
+        model: str,
+        system_prompt: str,
+        schema: Schema | None,
+        stream: bool,  # noqa: ARG002 - two methods, with the same arguments
+    ) -> dict[str, Any]:
+        wanted = None if schema is None else sdk.json_schema(schema)
+        return wire.call_arguments(config, model=model, system_prompt=system_prompt, schema=wanted)
 
     def send(self, client: genai.Client, arguments: dict[str, Any]) -> Any:
         return client.models.generate_content(**arguments)

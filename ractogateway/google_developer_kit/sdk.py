@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 from collections.abc import AsyncIterator
@@ -12,13 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import requires
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from ractogateway._extras import import_extra
 from ractogateway._kit.failures import construction_errors
 from ractogateway._kit.sdk_clients import find_api_key
-from ractogateway._schemas import schema_text
+from ractogateway._schemas import Schema
 from ractogateway.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -146,12 +144,10 @@ def milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
 
 
-def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema that asks for JSON which fits ``model``."""
+def json_schema(schema: Schema) -> dict[str, Any]:
+    """The schema that asks for JSON which fits a class."""
     try:
-        schema: dict[str, Any] = json.loads(schema_text(model))
+        return schema.parsed()
     except (PydanticUserError, AttributeError, TypeError, ValueError):
-        failure = InvalidValueError(f"response_model {model.__name__} has no JSON schema to send")
-    else:
-        return schema
+        failure = InvalidValueError(f"response_model {schema.model.__name__} has no JSON schema to send")
     raise failure

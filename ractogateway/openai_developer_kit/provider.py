@@ -9,6 +9,7 @@ from ractogateway._kit.address import host_and_port
 from ractogateway._kit.arguments import check_extra
 from ractogateway._kit.failures import translate
 from ractogateway._kit.sdk_clients import AsyncSdkStream
+from ractogateway._schemas import Schema
 from ractogateway.errors import RactoGatewayError
 from ractogateway.messages import ChatConfig, LLMResponse
 from ractogateway.openai_developer_kit import sdk, wire
@@ -45,14 +46,15 @@ class OpenAIProvider:
     def variant(self, config: ChatConfig, model: str) -> None:
         """Equal configs are sent alike."""
 
-    def arguments(self, config: ChatConfig, *, model: str, system_prompt: str, stream: bool) -> dict[str, Any]:
-        response_model = config.response_model
+    def arguments(
+        self, config: ChatConfig, *, model: str, system_prompt: str, schema: Schema | None, stream: bool
+    ) -> dict[str, Any]:
         return wire.call_arguments(
             config,
             model=model,
             system_prompt=system_prompt,
             limit_name=self.address.limit_name,
-            response_format=None if response_model is None else sdk.response_format(response_model),
+            response_format=None if schema is None else sdk.response_format(schema),
             stream=stream,
             foreign_fields=not self.address.is_openai,
         )

@@ -105,6 +105,6 @@ def test_what_cannot_be_counted_is_left_to_whoever_sends_it():
     circle["circle"] = circle
     kit = OpenAIDeveloperKit("m", api_key="k")
     request = kit._prepare(question(TEXT))
-    odd = request.config.model_copy(update={"attachments": [{"type": "tool_use", "input": circle}]})
-    whole = sum(tokens + len(text) // 4 for text, tokens in estimating._parts_of(odd))
+    request.config = request.config.model_copy(update={"attachments": [{"type": "tool_use", "input": circle}]})
+    whole = sum(tokens + len(text) // 4 for text, tokens in estimating._parts_of(request))
     assert whole == len(TEXT) // 4 + 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -70,6 +71,41 @@ def test_no_error_shows_what_was_given_wherever_it_was_given(given):
         error = caught.value
         shown = f"{error} {error!r} {error.errors()} {error.json()} {error.__cause__!r} {error.__context__!r}"
         assert "secret-" not in shown
+
+
+@pytest.mark.parametrize("text", ['{"user_message": "%s', '{"user_message": "%s", "max_tokens": 0}', '"%s"'])
+@pytest.mark.parametrize("form", [str, str.encode])
+def test_nor_does_one_of_a_text_that_is_no_json(text, form):
+    with pytest.raises(ValidationError) as caught:
+        ChatConfig.model_validate_json(form(text % SECRET_PROMPT), strict=False)
+    error = caught.value
+    assert error.errors()
+    shown = f"{error} {error!r} {error.errors()} {error.json()} {error.__cause__!r} {error.__context__!r}"
+    assert SECRET_PROMPT not in shown
+
+
+class A(BaseModel):
+    kind: Literal["a"]
+
+
+class B(BaseModel):
+    kind: Literal["b"]
+
+
+class Choosing(ChatConfig):
+    part: Annotated[A | B, Field(discriminator="kind")]
+
+
+def test_nor_does_one_of_a_union_that_is_chosen_by_a_tag():
+    wrong = {"user_message": "x", "part": {"kind": SECRET_PROMPT}}
+    with pytest.raises(InvalidValueError, match="found using 'kind' does not match any of the expected tags: 'a', 'b'"):
+        Choosing(**wrong)
+    with pytest.raises(ValidationError) as caught:
+        Choosing.model_validate(wrong)
+    (line,) = caught.value.errors()
+    assert (line["type"], line["loc"]) == ("union_tag_invalid", ("part",))
+    assert SECRET_PROMPT not in f"{caught.value} {caught.value!r} {line} {caught.value.json()}"
+    assert Choosing(user_message="x", part={"kind": "a"}).part == A(kind="a")
 
 
 def test_a_union_goes_on_with_its_next_member():

@@ -1,8 +1,10 @@
-"""Schemas of classes are made once, and again wherever they may say something else."""
+"""Schemas of classes are made once a request, and say what the class says then."""
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from pydantic.errors import PydanticUserError
 
 from ractogateway import anthropic_developer_kit, google_developer_kit, openai_developer_kit
-from ractogateway._schemas import once_per_class, schema_text
+from ractogateway._schemas import Schema
 from ractogateway.cache.fingerprint import fingerprint
 from ractogateway.openai_developer_kit import ChatConfig
 
@@ -36,20 +38,16 @@ class Whole(BaseModel):
     way: Literal["x", "y"] = "x"
 
 
-def counting(made: list[type]) -> Any:
-    def make(model: type[BaseModel]) -> str:
-        made.append(model)
-        return json.dumps(model.model_json_schema())
+def schema_text(model: type[BaseModel]) -> str:
+    return Schema(model).text()
 
-    return once_per_class(make)
+
+def name_of(model: type[BaseModel]) -> bytes:
+    return fingerprint("a", "", "m", 0.0, 1, context={"response_model": model})
 
 
 @pytest.mark.parametrize("model", [Part, Whole])
-def test_a_schema_is_made_once(model):
-    made: list[type] = []
-    text = counting(made)
-    assert text(model) == text(model) == json.dumps(model.model_json_schema())
-    assert made == [model]
+def test_a_schema_is_what_pydantic_says(model):
     assert schema_text(model) == json.dumps(model.model_json_schema(), ensure_ascii=False)
 
 
@@ -128,14 +126,58 @@ _of_method = Counter()
 
 
 @pytest.mark.parametrize("inner", [OfField, OfClass, OfType, OfMethod, OfOddNames])
-def test_a_schema_that_may_differ_is_made_each_time(inner):
-    assert schema_text(inner) != schema_text(inner)
+def test_a_schema_is_made_once_a_request_and_anew_for_the_next(inner):
+    once = Schema(inner)
+    assert once.text() == once.text() != schema_text(inner)
+    assert name_of(inner) != name_of(inner)
     if inner is not OfMethod:  # asked for of the outer class alone
         outer = create_model("Outer", inner=(dict[str, list[Annotated[inner, "note"]]], ...))
         assert schema_text(outer) != schema_text(outer)
-        assert fingerprint("a", "", "m", 0.0, 1, context={"response_model": outer}) != fingerprint(
-            "a", "", "m", 0.0, 1, context={"response_model": outer}
-        )
+
+
+CATEGORIES = {"enum": ["bug", "idea"]}
+
+
+class Inner(BaseModel):
+    """First."""
+
+    x: int = 1
+
+
+class Ticket(BaseModel):
+    model_config = ConfigDict(title="Title")
+    category: str = Field("bug", json_schema_extra=CATEGORIES)
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(Ticket, "__doc__", "Second."),
+        lambda patch: patch.setattr(Inner, "__doc__", "Second."),
+        lambda patch: patch.setitem(Ticket.model_config, "title", "Other"),
+        lambda patch: patch.setitem(CATEGORIES, "enum", ["praise"]),
+    ],
+    ids=["docstring", "docstring of a part", "title", "values"],
+)
+def test_what_changes_without_a_word_is_another_request(monkeypatch, change):
+    before = schema_text(Ticket), name_of(Ticket)
+    change(monkeypatch)
+    after = schema_text(Ticket), name_of(Ticket)
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    assert after[0] == json.dumps(Ticket.model_json_schema(), ensure_ascii=False)
+
+
+def test_a_kit_names_a_request_by_the_schema_that_it_sends():
+    config = ChatConfig(user_message="a", response_model=OfClass, temperature=0.0, max_tokens=1)
+    request = openai_developer_kit.OpenAIDeveloperKit("m", api_key="k")._prepare(config)
+    context = request.identity.context
+    assert context == {"response_model": OfClass}  # what any cache is told
+    names = {fingerprint(*request.identity.fields, told) for told in (context, context, copy.copy(context))}
+    assert names == {fingerprint(*request.identity.fields, pickle.loads(pickle.dumps(context)))}
+    assert names == {fingerprint("a", "", "m", 0.0, 1, {"response_model": request.schema})}
+    assert name_of(Part) == fingerprint("a", "", "m", 0.0, 1, {"response_model": Schema(Part)})
 
 
 def test_errors_are_not_kept():

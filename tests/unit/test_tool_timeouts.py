@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ractogateway import ToolRegistry, _leaving
+from ractogateway._kit.running import run_here as run_for_a_kit
 from ractogateway.errors import InvalidTypeError, InvalidValueError, ToolError, ToolTimeout
 from ractogateway.messages import ToolCall
 
@@ -41,10 +42,7 @@ def hanging() -> Iterator[threading.Event]:
     release = threading.Event()
     yield release
     release.set()
-    deadline = time.monotonic() + 30
-    while _leaving._left.count:
-        assert time.monotonic() < deadline, "a thread that was left has not ended"
-        time.sleep(0.002)
+    all_ended()
 
 
 def registry(function: Callable[..., Any], seconds: float | None = SHORT, **options: Any) -> ToolRegistry:
@@ -117,6 +115,77 @@ def test_a_time_limit_is_the_registrys_to_judge(run: Run, is_async, hanging):
     assert run(registry(tool, on_error=lambda *seen: told.append(seen) or "Try later")) == "Try later"
     assert [(call, type(error)) for call, error in told] == [(CALL, ToolTimeout)]
     assert isinstance(told[0][1], TimeoutError)
+
+
+def all_ended() -> None:
+    deadline = time.monotonic() + 30
+    while _leaving._left.count:
+        assert time.monotonic() < deadline, "a thread that was left has not ended"
+        time.sleep(0.002)
+
+
+def told_late(seen: list[Exception]) -> bool:
+    return [str(error) for error in seen] == [LATE.removeprefix("Error: ")]
+
+
+@both
+def test_of_a_tool_that_fails_after_its_time_nobody_is_told_again(run: Run, hanging):
+    def tool() -> None:
+        hanging.wait()
+        raise ValueError("CANARY")
+
+    seen = []
+    assert run(registry(tool, on_error=lambda _, error: seen.append(error) or "late")) == "late"
+    hanging.set()
+    all_ended()
+    assert told_late(seen)
+
+
+def for_a_kit(tools: ToolRegistry) -> str:
+    (tool,) = tools
+    return run_for_a_kit([(tool, CALL)])[0]
+
+
+def test_nor_of_a_coroutine_that_a_blocking_caller_left_behind(hanging):
+    async def tool() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(hanging.wait)
+
+    seen = []
+    assert for_a_kit(registry(tool, on_error=lambda _, error: seen.append(error) or "late")) == "late"
+    hanging.set()
+    all_ended()
+    assert told_late(seen)
+
+
+def test_a_coroutine_whose_time_is_up_before_it_begins_never_begins(hanging, monkeypatch):
+    begun, seen, ends, run = [], [], [], asyncio.run
+
+    async def tool() -> None:
+        begun.append(1)
+
+    def run_late(main: Any) -> None:
+        hanging.wait()
+        ends.append(run(main))
+
+    monkeypatch.setattr(asyncio, "run", run_late)
+    assert for_a_kit(registry(tool, on_error=lambda _, error: seen.append(error) or "late")) == "late"
+    hanging.set()
+    all_ended()
+    assert (begun, ends) == ([], [None])  # and nothing broke in that thread
+    assert told_late(seen)
+
+
+@pytest.mark.parametrize("run", [run_here, run_in_a_loop, for_a_kit])
+def test_of_a_tool_that_fails_in_time_somebody_is_told_once(run: Run):
+    def tool() -> None:
+        raise ValueError("CANARY")
+
+    seen = []
+    assert run(registry(tool, LONG, on_error=lambda _, error: seen.append(error) or "failed")) == "failed"
+    assert [type(error) for error in seen] == [ValueError]
 
 
 @both

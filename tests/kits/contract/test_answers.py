@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
+from kit_tools import question
 from kit_wires import AFTER_TOOLS, HELLO, PROMPT, WEATHER, Person
 
 from ractogateway import ChatConfig
@@ -93,6 +95,23 @@ def test_a_response_model_is_asked_for_and_parsed(ask, make):
     answer = ask(make(), ChatConfig(user_message="Who?", response_model=Person))
     assert isinstance(answer.parsed, Person)
     assert Person.model_validate_json(answer.content) == answer.parsed
+
+
+def test_a_schema_is_made_once_for_each_request(ask, make, tools):
+    made = []
+
+    class Counted(Person):
+        @classmethod
+        def model_json_schema(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
+            made.append(1)
+            return super().model_json_schema(*arguments, **named)
+
+    kit = make(**tools.all())
+    config = question("Who?", conversation_id=None, response_model=Counted)
+    assert ask(kit, config).cached is False
+    assert made == [1]
+    assert ask(kit, config).cached is True
+    assert made == [1, 1]
 
 
 def test_an_answer_that_does_not_fit_is_an_error(ask, make):

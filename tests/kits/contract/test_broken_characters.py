@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
-from kit_tools import question
+from kit_tools import CONVERSATION, question
 from weather import ASK
 
 from ractogateway import ToolRegistry
 from ractogateway._demo import answers
 from ractogateway.cache import ExactMatchCache
+from ractogateway.messages import ToolCall
 
-LOST, FACE = "\ufffd", "\U0001f600"
+HALF, LOST, FACE = "\ud800", "\ufffd", "\U0001f600"
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +47,43 @@ def test_its_pieces_can_be_sent_on(make, method):
         chunk.text.encode()
 
 
+def test_a_conversation_that_holds_it_goes_on(ask, make, endpoint, tools):
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": f'{{"a": "{HALF}", "b": "\\ud800"}}'},
+    }
+    tools.make("memory").extend(
+        CONVERSATION,
+        [
+            {"role": "user", "content": f"asked {HALF}"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": f"told {HALF}"},
+            {"role": "user", "content": [{"type": "text", "text": f"part {HALF}"}]},
+            {"role": "assistant", "content": "answered"},
+        ],
+    )
+    kit = make(memory=tools.make("memory"))
+    for revision in (2, 3):
+        assert ask(kit, question()).gateway.revision == revision
+    sent = str(endpoint.seen[-1].body)
+    assert all(f"{word} {LOST}" in sent for word in ("asked", "told", "part"))
+    assert tools.said()[0]["content"] == f"asked {HALF}"  # what is there is left as it is
+
+
 def test_a_tool_that_repeats_it_ends_no_round(ask, make, endpoint):
     registry = ToolRegistry()
 
     @registry.tool
     def get_weather(city: str) -> str:
         return f"{city.encode().decode()} \ud800"
+
+    @registry.tool
+    def get_structure() -> dict[str, list[str]]:
+        return {"said": [HALF], "f": iter([f"{FACE}{HALF}"])}  # an iterator can be read once
+
+    structure = registry.call(ToolCall(id="c", name="get_structure"))["content"]
+    assert json.loads(structure) == {"said": [LOST], "f": [f"{FACE}{LOST}"]}
 
     answer = ask(make(), question(ASK, tools=registry, tool_rounds=2, conversation_id=None))
     assert answer.following[-1]["content"].endswith(f" {LOST}")
