@@ -16,7 +16,7 @@ from _pytest.runner import runtestprotocol
 
 __all__ = ["SecondLook"]
 
-_STOOD_STILL_SECONDS = 0.025
+_STOOD_STILL_SECONDS = 0.01
 _NAP_SECONDS = 0.005
 _PROPERTY = "second look"  # travels in the reports of tests, between processes, too
 

@@ -17,7 +17,7 @@ from probing import AT_ONCE_SECONDS, Callers, get, put, run_script
 from servers import FACTORIES, ServerNotInstalled, valkey9, wait_until
 from topologies import SERVICE, Sentinels, counted, sentinels
 
-from ractogateway.errors import AuthenticationFailed, NotSent, StoreRefused, StoreUnavailable
+from ractogateway.errors import AuthenticationFailed, StoreRefused, StoreUnavailable
 from ractogateway.messages import LLMResponse
 from ractogateway.redis import ChatMemoryConfig, RateLimitConfig, RedisChatMemory
 from ractogateway.redis.transport import TimeLimits, drive, open_blocking_port
@@ -204,7 +204,9 @@ def test_a_server_that_is_no_primary_is_not_used(watched):
         with Callers("blocking", watched.url.replace(SERVICE, "disputed")) as callers:
             assert callers.result(put(b"key", b"value")) == b"OK"
         with Callers("blocking", f"redis+sentinel://{first.host}:{first.port}/disputed", 0.2) as callers:
-            assert isinstance(callers.outcome(put(b"key", b"value")).result, NotSent)
+            ended = callers.outcome(put(b"key", b"value")).result
+            assert isinstance(ended, StoreUnavailable)
+            assert not ended.may_have_applied
         assert counted(replica, "READONLY") == before, "the replica was asked to write"
     finally:
         for watcher in watched.watchers:
