@@ -34,25 +34,35 @@ def proxies(any_server) -> Iterator[dict[str, Proxy]]:
         yield {name: stack.enter_context(Proxy(any_server.url)) for name in ARGUMENTS}
 
 
-class Pause:
-    """Keeps a server from doing any write, from when it is called until it ends."""
+class Writes:
+    """Of the three tools, each behind a proxy of its own: held up at the server from `hold` to `release`."""
 
-    def __init__(self, admin: redis.Redis) -> None:
+    def __init__(self, admin: redis.Redis, proxies: dict[str, Proxy]) -> None:
         self._admin = admin
+        self._proxies = proxies
+        self._before: dict[str, int] = {}
 
-    def __call__(self) -> None:
+    def hold(self) -> None:
         self._admin.client_pause(60_000, all=False)
+        self._before = self._scripts()
 
-    def end(self) -> None:
+    def release(self) -> None:
         self._admin.client_unpause()
+
+    def are_under_way(self) -> bool:
+        """Whether each tool has sent one since."""
+        return bool(self._before) and all(sent > self._before[name] for name, sent in self._scripts().items())
+
+    def _scripts(self) -> dict[str, int]:
+        return {name: sum(proxy.commands[each] for each in SCRIPTS) for name, proxy in self._proxies.items()}
 
 
 @pytest.fixture
-def pause(any_server) -> Iterator[Pause]:
+def writes(any_server, proxies) -> Iterator[Writes]:
     with redis.Redis.from_url(any_server.url) as admin:
-        pause = Pause(admin)
-        yield pause
-        pause.end()
+        writes = Writes(admin, proxies)
+        yield writes
+        writes.release()
 
 
 def before_it_is_asked(kit: Any, action: Callable[[], object]) -> None:
@@ -74,14 +84,6 @@ def through(tools: Tools, proxies: dict[str, Proxy], **settings: Any) -> dict[st
     return {name: tools.make(name, url=proxies[name].url, **settings) for name in ARGUMENTS}
 
 
-def scripts(proxy: Proxy) -> int:
-    return sum(proxy.commands[name] for name in SCRIPTS)
-
-
-def are_writing(proxies: dict[str, Proxy], before: dict[str, int]) -> bool:
-    return bool(before) and all(scripts(proxy) > before[name] for name, proxy in proxies.items())
-
-
 def roles(tools: Tools, conversation_id: str = CONVERSATION) -> list[str]:
     return [message["role"] for message in tools.said(conversation_id)]
 
@@ -93,21 +95,16 @@ async def call(kit: Any, method: str, config: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["achat", "astream"])
-def test_the_three_writes_are_under_way_together(make_kit, tools, proxies, pause, eventually, method):
+def test_the_three_writes_are_under_way_together(make_kit, tools, proxies, writes, eventually, method):
     kit = make_kit(**through(tools, proxies))
-    before = {}
-
-    def notice() -> None:
-        pause()
-        before.update({name: scripts(proxy) for name, proxy in proxies.items()})
 
     async def main() -> None:
         await call(kit, method, question("First"))  # the server knows the scripts
-        before_it_is_asked(kit, notice)
+        before_it_is_asked(kit, writes.hold)
         asked = asyncio.create_task(call(kit, method, question()))
-        await asyncio.to_thread(eventually, lambda: are_writing(proxies, before))
+        await asyncio.to_thread(eventually, writes.are_under_way)
         assert not asked.done()  # nobody gets an answer whose turn may be lost
-        pause.end()
+        writes.release()
         answer = await asked
         assert answer.gateway.settled_tokens == answer.usage.total_tokens
         assert answer.gateway.revision == 2
@@ -149,24 +146,19 @@ def test_who_is_cancelled_after_the_answer_loses_nothing_that_was_paid_for(
 
 
 def test_who_is_cancelled_while_all_is_being_written_loses_nothing_either(
-    make_kit, endpoint, tools, proxies, pause, eventually
+    make_kit, endpoint, tools, proxies, writes, eventually
 ):
     kit = make_kit(**through(tools, proxies))
-    before = {}
-
-    def notice() -> None:
-        pause()
-        before.update({name: scripts(proxy) for name, proxy in proxies.items()})
 
     async def main() -> None:
         first = await kit.achat(question("First", conversation_id="another"))
-        before_it_is_asked(kit, notice)
+        before_it_is_asked(kit, writes.hold)
         asked = asyncio.create_task(kit.achat(question()))
-        await asyncio.to_thread(eventually, lambda: are_writing(proxies, before))
+        await asyncio.to_thread(eventually, writes.are_under_way)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-        pause.end()
+        writes.release()
         again = await kit.achat(question(conversation_id=None))
         assert (again.cached, endpoint.requests) == (True, 2)
         cost = first.usage.total_tokens + again.saved_usage.total_tokens

@@ -89,23 +89,7 @@ def test_interrupts_at_every_moment(any_server):
     behind gets a neighbour's reply), and between noting that the loop was woken and waking it (nobody else will).
     """
     source = """
-        import sys, threading
-
-        class InterruptAt:
-            def __init__(self, moment):
-                self.left = moment
-
-            def __enter__(self):
-                sys.setprofile(self.profile)
-
-            def __exit__(self, *_):
-                sys.setprofile(None)
-
-            def profile(self, frame, event, argument):
-                if event in ("call", "c_return") and frame.f_code.co_filename != "<string>":
-                    self.left -= 1
-                    if self.left == 0:
-                        raise KeyboardInterrupt
+        import threading
 
         # A coroutine that was made and not yet driven when the interrupt came is no loss.
         warnings.filterwarnings("ignore", message=".*never awaited")

@@ -32,23 +32,6 @@ def test_interrupts_at_every_moment_of_reading(any_server):
     source = """
     import threading, time
 
-    class InterruptAt:
-        def __init__(self, moment):
-            self.left, self.place = moment, None
-
-        def __enter__(self):
-            sys.setprofile(self.profile)
-
-        def __exit__(self, *_):
-            sys.setprofile(None)
-
-        def profile(self, frame, event, argument):
-            if event in ("call", "c_return") and frame.f_code.co_filename != "<string>":
-                self.left -= 1
-                if self.left == 0:
-                    self.place = frame.f_code.co_qualname
-                    raise KeyboardInterrupt
-
     warnings.filterwarnings("ignore", message=".*never awaited")
     cache = new_cache(timeout_seconds=5.0)
     fill(cache)
